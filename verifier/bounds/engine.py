@@ -1,0 +1,60 @@
+"""What the search needs from an engine, whatever it is made of.
+
+Two protocols, because the two kinds of splitting ask different things:
+
+- `BoxEngine` bounds many input boxes at once (input splitting, falsification). Plain numpy in and
+  out, so that small networks never pay for a framework. Implemented by `native_engine` (C++, no
+  torch) and `torch_engine`.
+- `DomainEngine` bounds subdomains given by splits of hidden neurons. Its `DomainBatch` is opaque
+  to the search and owned by the engine, so it can live on a GPU or in C++ memory.
+
+Shape letters: B boxes or subdomains, S specification rows, N_in flat inputs, N_out flat outputs.
+Every lower bound holds at the engine's soundness level with the rounding terms of METHODS section 7.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from verifier.graph.ir import Graph
+from verifier.outcome import Soundness
+
+
+@dataclass(frozen=True)
+class BoxBounds:
+    """Lower bounds of S rows over B boxes, with the linear forms that prove them.
+
+    On box b, for every input x of it and the outputs y computed at x:
+        rows[s] @ y  >=  coeffs[b, s] @ x + offset[b, s]  >=  lower[b, s].
+
+    Attributes:
+        lower: float64 [B, S]; -inf where nothing is known, never NaN.
+        coeffs: [B, S, N_in]; offset: [B, S]: rigorous forms (rounding already subtracted).
+        sensitivity: [B, N_in] >= 0, summed input coefficients of the last hidden layer's forms;
+            the search adds a small share of it to its split score.
+    """
+
+    lower: np.ndarray
+    coeffs: np.ndarray
+    offset: np.ndarray
+    sensitivity: np.ndarray
+
+
+class BoxEngine(Protocol):
+    """Bounds, values and gradients over flat inputs; all arrays float64 unless said otherwise."""
+
+    graph: Graph
+    soundness: Soundness
+    name: str
+
+    def bound_boxes(self, lower: np.ndarray, upper: np.ndarray, rows: np.ndarray) -> BoxBounds:
+        """Bounds of rows [S, N_out] over boxes lower, upper [B, N_in]."""
+
+    def evaluate(self, points: np.ndarray) -> np.ndarray:
+        """Outputs [B, N_out] at points [B, N_in], in the network's arithmetic up to round-off."""
+
+    def gradient(self, points: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Gradient [B, N_in] of weights[b] @ y(x) at points[b]; weights [B, N_out]."""
