@@ -79,10 +79,7 @@ OPERATORS: dict[str, OperatorForm] = {
     "BlockDense": OperatorForm("linear", 1, ("weight",), _ROUNDING),
     **{
         op: OperatorForm("unary", 1)
-        for op in (
-            "Relu HardSwish Sigmoid Tanh Atan Erf Softplus Softsign Silu Exp Log Sqrt Reciprocal "
-            "Abs Sign Floor Ceil Round Sin Cos"
-        ).split()
+        for op in ["Relu", "HardSwish", "Sigmoid", "Tanh", "Atan", "Erf", "Softplus", "Softsign", "Silu", "Exp", "Log", "Sqrt", "Reciprocal", "Abs", "Sign", "Floor", "Ceil", "Round", "Sin", "Cos"]
     },
     "LeakyRelu": OperatorForm("unary", 1, ("alpha",)),
     "PRelu": OperatorForm("unary", 1, ("slope",)),
@@ -115,7 +112,7 @@ def check(graph: Graph) -> None:
         form = OPERATORS.get(node.op)
         if form is None:
             raise NetworkError(f"node '{name}': operator {node.op} is not in the grammar")
-        if form.arity is not None and len(node.inputs) != form.arity or form.arity is None and not node.inputs:
+        if (form.arity is not None and len(node.inputs) != form.arity) or (form.arity is None and not node.inputs):
             raise NetworkError(f"node '{name}' ({node.op}): expected {form.arity or 'at least 1'} inputs, got {len(node.inputs)}")
         missing = set(form.required) - set(node.attrs)
         extra = set(node.attrs) - set(form.required) - set(form.optional) - {"deployed_error"}

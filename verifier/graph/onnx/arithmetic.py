@@ -6,10 +6,10 @@ import functools
 
 import numpy as np
 
-from verifier.graph.build import arithmetic as build
-from verifier.graph.build.activation import unary
-from verifier.graph.build.layout import broadcast_shape, expand
-from verifier.graph.build.values import Tracer, Value, is_constant
+from verifier.graph.lowering import arithmetic as build
+from verifier.graph.lowering.activation import unary
+from verifier.graph.lowering.layout import broadcast_shape, expand
+from verifier.graph.lowering.values import Tracer, Value, is_constant
 from verifier.graph.onnx.call import Call, Lowering
 
 

@@ -9,10 +9,18 @@ from typing import Any
 import numpy as np
 
 from verifier.errors import NetworkError, UnsupportedOperator, VerifierError
-from verifier.graph.build.values import Ref, Tracer, Value
+from verifier.graph.lowering.values import Ref, Tracer, Value
 from verifier.graph.ir import Graph
 from verifier.graph.onnx.call import Call
-from verifier.graph.onnx.proto import AttributeReference, Function, GraphBody, Model, Operation, ValueInfo, read_model
+from verifier.graph.onnx.proto import (
+    AttributeReference,
+    Function,
+    GraphBody,
+    Model,
+    Operation,
+    ValueInfo,
+    read_model,
+)
 from verifier.graph.onnx.table import LOWERINGS
 
 Environment = dict[str, Value]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from verifier.errors import ShapeError
-from verifier.graph.build import layout as build
-from verifier.graph.build.values import Tracer, Value
+from verifier.graph.lowering import layout as build
+from verifier.graph.lowering.values import Tracer, Value
 from verifier.graph.onnx.call import Call, Lowering
 
 
