@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from verifier.graph.lowering.values import Ref, Tracer, Value
 from verifier.graph.elementwise import ELEMENTWISE
+from verifier.graph.lowering.values import Ref, Tracer, Value
 
 
 def unary(t: Tracer, op: str, x: Value, **attrs: Any) -> Value:

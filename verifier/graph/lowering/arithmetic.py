@@ -9,7 +9,7 @@ import numpy as np
 from verifier.errors import NetworkError
 from verifier.graph.lowering.activation import unary
 from verifier.graph.lowering.layout import broadcast_shape, choose, expand
-from verifier.graph.lowering.values import Ref, Tracer, Value, is_constant
+from verifier.graph.lowering.values import Ref, Tracer, Value, float_dtype, is_constant
 
 
 def _fold(t: Tracer, function: Callable[..., np.ndarray], *arrays: np.ndarray) -> np.ndarray:
@@ -19,12 +19,8 @@ def _fold(t: Tracer, function: Callable[..., np.ndarray], *arrays: np.ndarray) -
 
 
 def _small(value: np.ndarray, ndim: int) -> np.ndarray:
-    """`value` without leading axes of length 1 that broadcasting adds anyway."""
-    while value.ndim and value.shape[0] == 1 and value.ndim >= 1 and value.size == 1:
-        value = value.reshape(value.shape[1:])
-    while value.ndim > ndim and value.shape[0] == 1:
-        value = value[0]
-    return value
+    """`value` as a scalar where it is one number, never with more than `ndim` axes."""
+    return value.reshape(()) if value.size == 1 else value.reshape(value.shape[max(0, value.ndim - ndim) :])
 
 
 def affine(
@@ -77,7 +73,10 @@ def sub(t: Tracer, x: Value, y: Value) -> Value:
 
 def neg(t: Tracer, x: Value) -> Value:
     """-x."""
-    return -x if isinstance(x, np.ndarray) else affine(t, x, -1.0, 0.0)
+    if isinstance(x, np.ndarray):
+        return -x
+    with t.helpers():
+        return affine(t, x, -1.0, 0.0)
 
 
 def mul(t: Tracer, x: Value, y: Value) -> Value:
@@ -142,7 +141,10 @@ def maximum(t: Tracer, x: Value, y: Value) -> Value:
         x, y = y, x
     if isinstance(y, np.ndarray):
         return clip(t, x, y, None)
-    return x if x == y else add(t, y, unary(t, "Relu", sub(t, x, y)))
+    if x == y:
+        return x
+    with t.helpers():
+        return add(t, y, unary(t, "Relu", sub(t, x, y)))
 
 
 def minimum(t: Tracer, x: Value, y: Value) -> Value:
@@ -153,7 +155,10 @@ def minimum(t: Tracer, x: Value, y: Value) -> Value:
         x, y = y, x
     if isinstance(y, np.ndarray):
         return clip(t, x, None, y)
-    return x if x == y else sub(t, x, unary(t, "Relu", sub(t, x, y)))
+    if x == y:
+        return x
+    with t.helpers():
+        return sub(t, x, unary(t, "Relu", sub(t, x, y)))
 
 
 def clip(t: Tracer, x: Value, lower: np.ndarray | None, upper: np.ndarray | None) -> Value:
@@ -196,7 +201,8 @@ def compare(t: Tracer, op: str, x: Value, y: Value) -> Value:
         return compare(t, op.replace("Less", "Greater"), y, x)
     if op == "Equal":
         at_least, above = compare(t, "GreaterOrEqual", x, y), compare(t, "Greater", x, y)
-        return t.emit("Sub", (at_least, above), at_least.shape, "bool")
+        with t.helpers():
+            return t.emit("Sub", (at_least, above), at_least.shape, "bool")
     name = "Greater" if op == "Greater" else "GreaterEqual"
     if isinstance(x, np.ndarray):
         # c > y  <=>  not (y >= c)
@@ -205,8 +211,8 @@ def compare(t: Tracer, op: str, x: Value, y: Value) -> Value:
     if isinstance(y, np.ndarray) and np.unique(y).size == 1:
         x, threshold = expand(t, x, broadcast_shape(t, x, y)), float(y.reshape(-1)[0])
     else:
-        # The sign of a float difference is that of the exact one (gradual underflow).
-        x, threshold = sub(t, x, y), 0.0
+        with t.helpers():
+            x, threshold = sub(t, x, y), 0.0
     return t.emit(name, (x,), x.shape, "bool", threshold=threshold)
 
 
@@ -214,7 +220,8 @@ def logical_not(t: Tracer, x: Value) -> Value:
     """not x, for bools."""
     if isinstance(x, np.ndarray):
         return np.logical_not(x)
-    return Ref(affine(t, x, -1.0, 1.0).name, x.shape, "bool")
+    with t.helpers():
+        return Ref(affine(t, x, -1.0, 1.0).name, x.shape, "bool")
 
 
 def logical_and(t: Tracer, x: Value, y: Value) -> Value:
@@ -229,15 +236,13 @@ def logical_and(t: Tracer, x: Value, y: Value) -> Value:
 
 
 def where(t: Tracer, condition: Value, x: Value, y: Value) -> Value:
-    """x where the condition holds, else y: y + condition * (x - y) when the condition varies."""
+    """x where the condition holds, else y: y + condition * (x - y) when the condition varies, which
+    selects exactly because a condition is 0 or 1."""
     if isinstance(condition, np.ndarray):
         return choose(t, condition, x, y)
-    if is_constant(x, y):
-        high, low = x.astype(np.float64), y.astype(np.float64)
-        # A selection is exact when deployed; x - y is rounded here once and the sum once.
-        result = affine(
-            t, condition, high - low, low, rounding_terms=2, bias_magnitude=np.abs(high) + np.abs(low)
-        )
-        kind = str(x.dtype) if x.dtype.kind == "f" else "float32"
-        return Ref(result.name, result.shape, kind)
-    return add(t, y, mul(t, sub(t, x, y), condition))
+    with t.helpers():
+        if is_constant(x, y):
+            # Products with 0 or 1 are exact, where the difference x - y would be rounded.
+            chosen = add(t, mul(t, condition, x), affine(t, condition, -y, y))
+            return Ref(chosen.name, chosen.shape, float_dtype(x, y))
+        return add(t, y, mul(t, sub(t, x, y), condition))

@@ -72,9 +72,7 @@ def expand(t: Tracer, x: Value, shape: Sequence[int]) -> Value:
     try:
         return rearrange(t, x, lambda a: np.broadcast_to(a, shape))
     except ValueError:
-        raise ShapeError(
-            f"node '{t.stem}' ({t.operator}): {tuple(x.shape)} does not broadcast to {shape}"
-        ) from None
+        raise ShapeError(f"node '{t.stem}' ({t.operator}): {tuple(x.shape)} does not broadcast to {shape}") from None
 
 
 def broadcast_shape(t: Tracer, *values: Value) -> tuple[int, ...]:
@@ -98,9 +96,7 @@ def concat(t: Tracer, values: Sequence[Value], axis: int) -> Value:
     axis %= refs[0].ndim
     rests = {r.shape[:axis] + r.shape[axis + 1 :] for r in refs}
     if len(rests) != 1:
-        raise ShapeError(
-            f"node '{t.stem}' ({t.operator}): shapes {[r.shape for r in refs]} differ outside axis {axis}"
-        )
+        raise ShapeError(f"node '{t.stem}' ({t.operator}): shapes {[r.shape for r in refs]} differ outside axis {axis}")
     shape = list(refs[0].shape)
     shape[axis] = sum(r.shape[axis] for r in refs)
     return t.emit("Concat", refs, tuple(shape), dtype, axis=axis)
@@ -116,13 +112,9 @@ def split(t: Tracer, x: Value, sizes: Sequence[int], axis: int) -> tuple[Value, 
     """Consecutive pieces of the given sizes along `axis`."""
     axis %= x.ndim
     if sum(sizes) != x.shape[axis]:
-        raise ShapeError(
-            f"node '{t.stem}' ({t.operator}): split sizes {list(sizes)} do not add up to {x.shape[axis]}"
-        )
+        raise ShapeError(f"node '{t.stem}' ({t.operator}): split sizes {list(sizes)} do not add up to {x.shape[axis]}")
     ends = np.cumsum(sizes)
-    return tuple(
-        slice_(t, x, {axis: slice(int(e) - int(s), int(e))}) for s, e in zip(sizes, ends, strict=True)
-    )
+    return tuple(slice_(t, x, {axis: slice(int(e) - int(s), int(e))}) for s, e in zip(sizes, ends, strict=True))
 
 
 def gather(t: Tracer, x: Value, indices: np.ndarray, axis: int) -> Value:

@@ -12,20 +12,15 @@ from verifier.graph.lowering.layout import broadcast_shape, expand, reshape, swa
 from verifier.graph.lowering.values import Ref, Tracer, Value, is_constant
 
 
-def dense(
-    t: Tracer, x: Ref, weight: np.ndarray, bias: np.ndarray | None = None, rounding_terms: int = 0
-) -> Ref:
+def dense(t: Tracer, x: Ref, weight: np.ndarray, bias: np.ndarray | None = None, rounding_terms: int = 0) -> Ref:
     """x @ weight + bias on the last axis; weight [in, out], bias [out].
 
     `rounding_terms` counts roundings beyond the `in` products and the bias (passes/rounding.py).
     """
     if x.ndim == 0 or x.shape[-1] != weight.shape[0]:
         raise ShapeError(f"node '{t.stem}' ({t.operator}): x {x.shape} does not fit weight {weight.shape}")
-    if bias is None:
-        bias = np.zeros(weight.shape[1], dtype=weight.dtype)
-    terms = rounding_terms + int(np.any(bias))
-    attrs = {"rounding_terms": terms, "bias_magnitude": np.abs(bias)} if terms else {}
-    return t.emit("Dense", (x,), (*x.shape[:-1], weight.shape[1]), weight=weight, bias=bias, **attrs)
+    attrs = _with_bias(weight, bias, weight.shape[1], rounding_terms)
+    return t.emit("Dense", (x,), (*x.shape[:-1], weight.shape[1]), **attrs)
 
 
 def matmul(t: Tracer, x: Value, y: Value) -> Value:
@@ -75,13 +70,11 @@ def _matmul_variable(t: Tracer, x: Ref, y: Ref) -> Value:
     return t.emit("ReduceSum", (products,), shape[:-1], axes=(len(shape) - 1,), keepdims=False)
 
 
-def gemm(
-    t: Tracer, a: Value, b: Value, c: Value | None, alpha: float = 1.0, beta: float = 1.0
-) -> Value:
+def gemm(t: Tracer, a: Value, b: Value, c: Value | None, alpha: float = 1.0, beta: float = 1.0) -> Value:
     """alpha * a @ b + beta * c for matrices already transposed as wanted."""
     if isinstance(a, Ref) and isinstance(b, np.ndarray) and (c is None or isinstance(c, np.ndarray)):
         out = b.shape[1]
-        if c is None or c.size in (1, out) and (c.ndim < 2 or c.shape[0] == 1):
+        if c is None or (c.size in (1, out) and (c.ndim < 2 or c.shape[0] == 1)):
             bias = np.zeros(out, b.dtype) if c is None else np.broadcast_to(c.reshape(-1), (out,))
             terms = 0
             if alpha != 1.0:
@@ -128,8 +121,7 @@ def conv(
     d = x.ndim - 2
     if weight.ndim != d + 2 or x.shape[1] != weight.shape[1] * settings.groups:
         raise ShapeError(
-            f"node '{t.stem}' ({t.operator}): x {x.shape}, weight {weight.shape}, "
-            f"groups {settings.groups} do not fit"
+            f"node '{t.stem}' ({t.operator}): x {x.shape}, weight {weight.shape}, groups {settings.groups} do not fit"
         )
     if min(settings.pads, default=0) < 0:
         raise t.unsupported("negative padding")
@@ -144,9 +136,7 @@ def conv(
     return t.emit("Conv", (x,), (x.shape[0], weight.shape[0], *spatial), **attrs)
 
 
-def conv_transpose(
-    t: Tracer, x: Ref, weight: np.ndarray, bias: np.ndarray | None, settings: ConvSettings
-) -> Ref:
+def conv_transpose(t: Tracer, x: Ref, weight: np.ndarray, bias: np.ndarray | None, settings: ConvSettings) -> Ref:
     """Transposed convolution; weight [in, out/groups, *k]."""
     d = x.ndim - 2
     if weight.ndim != d + 2 or x.shape[1] != weight.shape[0]:
@@ -158,13 +148,11 @@ def conv_transpose(
         for i in range(d)
     ]  # fmt: skip
     attrs = settings.attrs() | _with_bias(weight, bias, out, 0)
-    return t.emit(
-        "ConvTranspose", (x,), (x.shape[0], out, *spatial), output_padding=settings.output_padding, **attrs
-    )
+    return t.emit("ConvTranspose", (x,), (x.shape[0], out, *spatial), output_padding=settings.output_padding, **attrs)
 
 
 def _with_bias(weight: np.ndarray, bias: np.ndarray | None, out: int, rounding_terms: int) -> dict[str, object]:
     bias = np.zeros(out, dtype=weight.dtype) if bias is None else bias.reshape(-1)
     terms = rounding_terms + int(np.any(bias))
-    attrs: dict[str, object] = {"weight": weight, "bias": bias}
+    attrs: dict[str, object] = {"weight": np.ascontiguousarray(weight), "bias": bias}
     return attrs | ({"rounding_terms": terms, "bias_magnitude": np.abs(bias)} if terms else {})

@@ -59,6 +59,4 @@ def scale_and_shift(t: Tracer, x: Ref, scale: np.ndarray | None, shift: np.ndarr
     if scale is None and shift is None:
         return x
     terms = 1 if scale is not None and shift is not None else 0
-    return affine(
-        t, x, 1.0 if scale is None else scale, 0.0 if shift is None else shift, rounding_terms=terms
-    )
+    return affine(t, x, 1.0 if scale is None else scale, 0.0 if shift is None else shift, rounding_terms=terms)

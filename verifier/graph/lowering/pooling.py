@@ -85,9 +85,7 @@ def average_pool(t: Tracer, x: Ref, window: Window, count_include_pad: bool) -> 
         pads_end.append(max(0, int(coordinates[-1, -1]) - size + 1))
     if not counts.all():
         raise t.unsupported("a pooling window lies entirely in the padding")
-    settings = ConvSettings(
-        window.strides, (*window.pads[:d], *pads_end), window.dilations, groups=channels
-    )
+    settings = ConvSettings(window.strides, (*window.pads[:d], *pads_end), window.dilations, groups=channels)
     uniform = counts.size and np.all(counts == counts.flat[0])
     value = 1.0 / int(counts.flat[0]) if uniform else 1.0
     exact = float(np.float32(value)) == value and np.frexp(value)[0] == 0.5

@@ -33,9 +33,7 @@ def source_coordinates(t: Tracer, size: int, out: int, scale: float, mode: str) 
     raise t.unsupported(f"coordinate_transformation_mode {mode}")
 
 
-def resize_nearest(
-    t: Tracer, x: Value, sizes: tuple[int, ...], scales: tuple[float, ...], sampling: Sampling
-) -> Value:
+def resize_nearest(t: Tracer, x: Value, sizes: tuple[int, ...], scales: tuple[float, ...], sampling: Sampling) -> Value:
     """Nearest-neighbour resize to `sizes`."""
     rounding = {
         "round_prefer_floor": lambda c: np.ceil(c - 0.5),
@@ -52,9 +50,7 @@ def resize_nearest(
     return rearrange(t, x, lambda a: a[np.ix_(*picks)])
 
 
-def resize_linear(
-    t: Tracer, x: Ref, sizes: tuple[int, ...], scales: tuple[float, ...], sampling: Sampling
-) -> Ref:
+def resize_linear(t: Tracer, x: Ref, sizes: tuple[int, ...], scales: tuple[float, ...], sampling: Sampling) -> Ref:
     """Multilinear resize to `sizes`, one Dense along each axis that changes."""
     for axis, (size, out, scale) in enumerate(zip(x.shape, sizes, scales, strict=True)):
         if size == out and scale == 1.0:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +40,9 @@ class Ref:
 
 Value = np.ndarray | Ref
 
+# What a helper may consist of and a program would round.
+_ROUNDED = ("Scale", "Add", "Sub", "Mul")
+
 
 @dataclass
 class Tracer:
@@ -46,12 +51,27 @@ class Tracer:
     builder: GraphBuilder = field(default_factory=GraphBuilder)
     stem: str = "value"
     operator: str = "?"
+    _helpers: bool = False
+
+    @contextmanager
+    def helpers(self) -> Iterator[None]:
+        """Nodes appended inside stand for work the deployed program does without rounding.
+
+        A maximum, say, is exact when deployed, while y + relu(x - y) has a difference and a sum.
+        """
+        before, self._helpers = self._helpers, True
+        try:
+            yield
+        finally:
+            self._helpers = before
 
     def emit(
         self, op: str, inputs: tuple[Ref, ...], shape: tuple[int, ...], dtype: str | None = None, **attrs: Any
     ) -> Ref:
         """Append a node; its dtype is the first input's unless given."""
         shape = tuple(int(d) for d in shape)
+        if self._helpers and op in _ROUNDED:
+            attrs["deployed_error"] = 0.0
         name = self.builder.add(op, tuple(i.name for i in inputs), shape, self.stem, **attrs)
         return Ref(name, shape, dtype or (inputs[0].dtype if inputs else "float32"))
 

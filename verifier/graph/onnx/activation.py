@@ -52,7 +52,27 @@ _SELU_ALPHA, _SELU_GAMMA = 1.67326319217681884765625, 1.05070102214813232421875
 TABLE: dict[str, Lowering] = {
     **{
         name: _plain(name)
-        for name in ["Relu", "Sigmoid", "Tanh", "Atan", "Erf", "Softplus", "Softsign", "HardSwish", "Exp", "Log", "Sqrt", "Reciprocal", "Abs", "Sign", "Floor", "Ceil", "Round", "Sin", "Cos"]
+        for name in [
+            "Relu",
+            "Sigmoid",
+            "Tanh",
+            "Atan",
+            "Erf",
+            "Softplus",
+            "Softsign",
+            "HardSwish",
+            "Exp",
+            "Log",
+            "Sqrt",
+            "Reciprocal",
+            "Abs",
+            "Sign",
+            "Floor",
+            "Ceil",
+            "Round",
+            "Sin",
+            "Cos",
+        ]
     },
     "LeakyRelu": _with("LeakyRelu", alpha=0.009999999776482582),
     "Elu": _with("Elu", alpha=1.0),

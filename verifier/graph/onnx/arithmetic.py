@@ -70,7 +70,10 @@ def _mod(t: Tracer, call: Call) -> Value:
 def _prelu(t: Tracer, call: Call) -> Value:
     x, slope = call.inputs[0], t.constant(call.inputs[1], "the slope")
     shape = broadcast_shape(t, x, slope)
-    return unary(t, "PRelu", expand(t, x, shape), slope=slope)
+    x = expand(t, x, shape)
+    if slope.size and np.all(slope == slope.flat[0]):
+        return unary(t, "LeakyRelu", x, alpha=float(slope.flat[0]))
+    return unary(t, "PRelu", x, slope=slope)
 
 
 TABLE: dict[str, Lowering] = {

@@ -111,9 +111,7 @@ def _moved(scaling: Scaling, shape: tuple[int, ...], move) -> Scaling:  # type: 
     def carry(a: np.ndarray) -> np.ndarray:
         return a if a.size == 1 else move(np.broadcast_to(a, shape))
 
-    return replace(
-        scaling, scale=carry(scaling.scale), shift=carry(scaling.shift), magnitude=carry(scaling.magnitude)
-    )
+    return replace(scaling, scale=carry(scaling.scale), shift=carry(scaling.shift), magnitude=carry(scaling.magnitude))
 
 
 def _undo(array: np.ndarray, move: Node, shape: tuple[int, ...]) -> np.ndarray:
@@ -195,7 +193,7 @@ def _before(target: Node, scaling: Scaling, shape: tuple[int, ...]) -> Node | No
     if s is None:
         return None
     shifts = bool(np.any(s.shift) or np.any(s.magnitude))
-    if shifts and (target.op == "ConvTranspose" or target.op == "Conv" and any(target.attrs["pads"])):
+    if shifts and (target.op == "ConvTranspose" or (target.op == "Conv" and any(target.attrs["pads"]))):
         return None
     weight, bias, cost = target.attrs["weight"], target.attrs["bias"], 0
     size = _wide(magnitude(target))
@@ -206,6 +204,7 @@ def _before(target: Node, scaling: Scaling, shape: tuple[int, ...]) -> Node | No
         weight, cost = _wide(weight) * _spread_inputs(s.scale, target), cost + 1
     total = roundings(target) + s.roundings + cost
     attrs = dict(target.attrs) | {"weight": weight, "bias": bias} | fused_attrs(target, total, size)
+    attrs.pop("deployed_error", None)
     return replace(target, attrs=attrs)
 
 
