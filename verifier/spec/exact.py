@@ -8,6 +8,7 @@ from fractions import Fraction
 import numpy as np
 
 from verifier.spec.problem import Ball, Clause, InputSet
+from verifier.spec.representable import hull_of_deployed_inputs
 
 Value = float | Fraction
 
@@ -62,14 +63,18 @@ def clause_margin(clause: Clause, values: np.ndarray, exact: Sequence[Value] | N
 def outside(inputs: InputSet, x: np.ndarray, dtype: str) -> str:
     """Why x is not in the input set, or "" when it is; exact.
 
+    Where the box holds no number of `dtype`, the rounded ends count as inside, as the program is
+    given them (`hull_of_deployed_inputs`).
+
     Args:
         x: float64 [N_in], each entry a number of `dtype`.
         dtype: the program's number type; an l0 ball counts features that leave the rounded center.
     """
-    below, above = x < inputs.lower, x > inputs.upper
-    if np.any(below | above) or not np.all(np.isfinite(x)):
-        i = int(np.argmax(below | above | ~np.isfinite(x)))
-        return f"input {i} is {x[i]!r}, outside [{inputs.lower[i]!r}, {inputs.upper[i]!r}]"
+    lower, upper = hull_of_deployed_inputs(inputs.lower, inputs.upper, dtype)
+    inside = (x >= lower) & (x <= upper)
+    if not np.all(inside):
+        i = int(np.argmin(inside))
+        return f"input {i} is {float(x[i])!r}, outside [{float(lower[i])!r}, {float(upper[i])!r}]"
     if inputs.row_coeffs is not None and inputs.row_limits is not None:
         strict = np.zeros(len(inputs.row_limits), bool) if inputs.row_strict is None else inputs.row_strict
         for r, slack in enumerate(row_slacks(inputs.row_coeffs, inputs.row_limits, x)):

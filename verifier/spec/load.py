@@ -59,15 +59,27 @@ def read_text(path: str | Path) -> str:
         raise SpecError(f"cannot read the property file {path}: {error}") from error
 
 
+def hidden_tensors(path: str | Path) -> dict[str, tuple[str, ...]]:
+    """Network name -> ONNX tensors the property reads inside it, for `load_network(..., hidden=...)`.
+
+    Raises:
+        SpecError: the file cannot be read.
+    """
+    text = read_text(path)
+    if "declare-hidden" not in text:
+        return {}
+    from verifier.spec.vnnlib2_text import hidden_tensors as declared
+
+    return declared(text)
+
+
 def parse_query(text: str, networks: Mapping[str, Graph] | Graph) -> Query:
     """`load_query` for text already in memory."""
-    graphs = {"f": networks} if isinstance(networks, Graph) else dict(networks)
-    if not graphs:
-        raise SpecError("no network was given")
     if _VERSION_2.search(text):
-        from verifier.spec import vnnlib2
+        from verifier.spec.vnnlib2 import read_query
 
-        return vnnlib2.query(text, graphs)
+        return read_query(text, networks)
+    graphs = {"f": networks} if isinstance(networks, Graph) else dict(networks)
     if len(graphs) != 1:
         raise SpecError(f"a VNN-LIB 1.0 property speaks about one network, got {len(graphs)}: {sorted(graphs)}")
     ((name, graph),) = graphs.items()

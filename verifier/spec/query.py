@@ -56,6 +56,7 @@ class Query:
         networks: declared name -> the network's own graph, in declaration order.
         input_map: int64, concatenated inputs of all networks = x[input_map] for the flat query
             input x; inputs that the specification equates share one entry of x.
+        equal_to: declared name -> name of the earlier network whose model file it shares.
         extras: how the outputs appended to the networks' own are obtained.
     """
 
@@ -66,9 +67,11 @@ class Query:
     networks: Mapping[str, Graph]
     input_map: np.ndarray
     extras: tuple[Column, ...] = field(default_factory=tuple)
+    equal_to: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "networks", MappingProxyType(dict(self.networks)))
+        object.__setattr__(self, "equal_to", MappingProxyType(dict(self.equal_to)))
 
     @property
     def model_output_size(self) -> int:

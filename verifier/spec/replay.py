@@ -61,15 +61,18 @@ class Replay:
         """
         if not isinstance(models, Mapping):
             models = {next(iter(query.networks)) if query else "f": models}
-        if query is not None and set(models) != set(query.networks):
-            raise SpecError(f"replay: expected models for {sorted(query.networks)}, got {sorted(models)}")
-        names = list(query.networks) if query else list(models)
+        if query is not None and set(models) != set(query.networks) - set(query.equal_to):
+            expected = [name for name in query.networks if name not in query.equal_to]
+            raise SpecError(f"replay: expected models for {expected}, got {sorted(models)}")
         self._input_map = query.input_map if query else None
         self._runners: dict[str, _Runner] = {}
-        for name in names:
+        for name in query.networks if query else models:
+            source = models[query.equal_to.get(name, name) if query else name]
             tensors = _hidden_tensors(query, name)
-            source = models[name]
-            self._runners[name] = _GraphRunner(source) if isinstance(source, Graph) else _OnnxRunner(source, tensors)
+            if isinstance(source, Graph):
+                self._runners[name] = _GraphRunner(query.networks[name] if query else source, tensors)
+            else:
+                self._runners[name] = _OnnxRunner(source, tensors)
         self.description = " and ".join(dict.fromkeys(r.description for r in self._runners.values()))
 
     def run(self, x: np.ndarray) -> np.ndarray:
@@ -204,16 +207,18 @@ class _Runner:
 
 
 class _GraphRunner(_Runner):
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, tensors: tuple[str, ...]) -> None:
         self._graph = graph
+        self._tensors = tensors
         self.input_size = graph.input_size
         self.description = f"{graph.dtype} evaluation of the graph (no ONNX file)"
 
     def run(self, x: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        from verifier.graph.evaluate import evaluate
+        from verifier.graph.evaluate import evaluate_all
 
-        y = evaluate(self._graph, x.astype(self._graph.dtype)[None], self._graph.dtype)[0]
-        return np.asarray(y).reshape(-1), {}
+        values = evaluate_all(self._graph, x.astype(self._graph.dtype)[None], self._graph.dtype)
+        y = np.concatenate([values[name].reshape(-1) for name in self._graph.outputs])
+        return y, {name: values[name].reshape(-1) for name in self._tensors}
 
 
 class _OnnxRunner(_Runner):

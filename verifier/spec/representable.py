@@ -79,8 +79,9 @@ def with_deployed_inputs(problem: Problem, dtype: str) -> Problem:
 def snap_to_valid(inputs: InputSet, x: np.ndarray, dtype: str = "float32") -> np.ndarray:
     """Nearest points of `dtype` inside the box, nudged into rows and ball where rounding left them.
 
-    The box always holds on return if it contains a number of `dtype` in every dimension; rows and
-    ball are repaired on a best-effort basis, and replay decides.
+    The box always holds on return unless it is empty (a dimension without a number of `dtype` gets
+    a rounded end, see `hull_of_deployed_inputs`); rows and ball are repaired on a best-effort
+    basis, and replay decides.
 
     Args:
         inputs: the set; N_in features.
@@ -88,13 +89,14 @@ def snap_to_valid(inputs: InputSet, x: np.ndarray, dtype: str = "float32") -> np
     Returns:
         Points of `dtype`, same shape.
     """
-    low, high = float_ceiling(inputs.lower, dtype), float_floor(inputs.upper, dtype)
+    lower, upper = hull_of_deployed_inputs(inputs.lower, inputs.upper, dtype)
+    low, high = float_ceiling(lower, dtype), float_floor(upper, dtype)
     x = np.asarray(x, dtype=np.float64)
-    x = np.where(np.isnan(x), inputs.lower, x)
+    x = np.where(np.isnan(x), lower, x)
 
     def onto_box(points: np.ndarray) -> np.ndarray:
         with np.errstate(over="ignore", under="ignore"):
-            clipped = np.clip(points, inputs.lower, inputs.upper).astype(dtype).astype(np.float64)
+            clipped = np.clip(points, lower, upper).astype(dtype).astype(np.float64)
         return np.minimum(np.maximum(clipped, low), np.maximum(high, low))
 
     snapped = onto_box(x)

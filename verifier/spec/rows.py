@@ -88,6 +88,43 @@ def compare(
     return [_row(difference, op in ("<", ">"), columns, exact_real)]
 
 
+def compare_atoms(
+    op: str, left: int | str, right: int | str, columns: ColumnTable, *, exact_real: bool = False
+) -> list[Row]:
+    """`compare` for two atoms, each a column number or a decimal; most rows of a large file are such.
+
+    A plain bound needs no exact arithmetic: see `rounded_row` for why nearest rounding is right.
+    """
+    if op in ("=", "=="):
+        below = compare_atoms("<=", left, right, columns, exact_real=exact_real)
+        return below + compare_atoms(">=", left, right, columns, exact_real=exact_real)
+    if op[0] == ">":
+        op, left, right = "<" + op[1:], right, left
+    strict = op == "<"
+    if isinstance(left, int) and isinstance(right, int):
+        if left == right:
+            return [Row((), 0.0, strict)]
+        return [Row(((left, 1.0), (right, -1.0)) if left < right else ((right, -1.0), (left, 1.0)), 0.0, strict)]
+    if isinstance(left, str) and isinstance(right, str):
+        return [_row(add([_constant(left), negate(_constant(right))]), strict, columns, exact_real)]
+    if isinstance(left, int):
+        column, sign, number = left, 1.0, str(right)
+    else:
+        column, sign, number = int(right), -1.0, left
+    if strict or exact_real:
+        limit = exact_number(number) * int(sign)
+        return [rounded_row({column: Fraction(int(sign))}, limit, strict, columns, exact_real=exact_real)]
+    value = float(number)
+    if value - value != 0.0:
+        raise SpecError(f"the number '{number[:40]}' is outside the range of a double")
+    return [Row(((column, sign),), sign * value, False)]
+
+
+def _constant(text: str) -> Polynomial:
+    value = exact_number(text)
+    return {(): value} if value else {}
+
+
 def _row(difference: Polynomial, strict: bool, columns: ColumnTable, exact_real: bool) -> Row:
     """`difference <= 0` with the constant moved to the right and products registered as columns."""
     terms = {(m[0] if len(m) == 1 else columns.product(m)): coefficient for m, coefficient in difference.items() if m}

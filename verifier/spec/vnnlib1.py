@@ -151,27 +151,13 @@ class _Reader:
 
     def _comparison(self, op: str, left: str, right: str) -> Row | NormalForm:
         """A comparison between two atoms; see `rows.rounded_row` for the rounding."""
-        if op == "=":
-            both = [self._comparison("<=", left, right), self._comparison(">=", left, right)]
-            return conjunction(both, self.columns)
-        if op[0] == ">":
-            op, left, right = "<" + op[1:], right, left
-        strict = op == "<"
-        left_is_variable, right_is_variable = left[0] in "XY", right[0] in "XY"
-        if left_is_variable and right_is_variable:
-            a, b = self._variable(left), self._variable(right)
-            if a == b:
-                return Row((), 0.0, strict)
-            return Row(((a, 1.0), (b, -1.0)) if a < b else ((b, -1.0), (a, 1.0)), 0.0, strict)
-        if left_is_variable == right_is_variable or strict:
-            return exact.compare(op, self._atom(left), self._atom(right), self.columns)[0]
-        column, sign, number = (
-            (self._variable(left), 1.0, right) if left_is_variable else (self._variable(right), -1.0, left)
+        rows = exact.compare_atoms(
+            op,
+            self._variable(left) if left[0] in "XY" else left,
+            self._variable(right) if right[0] in "XY" else right,
+            self.columns,
         )
-        value = float(number)
-        if value - value != 0.0:
-            raise SpecError(f"the number '{number[:40]}' is outside the range of a double")
-        return Row(((column, sign),), sign * value, False)
+        return rows[0] if len(rows) == 1 else conjunction(rows, self.columns)
 
     def _variable(self, name: str) -> int:
         index = int(name[2:])
