@@ -101,7 +101,7 @@ class DomainEngine:
         self.engine, self.network = engine, engine.network
         self.root, self.lower, self.upper, self.shape = found.box, lower, upper, shape
         self.clause_rows, self.limits, self.strict = clause_rows, limits, strict
-        self.open = {n: engine._open_neurons(n, found.box) for n in self.network.bounded}
+        self.open = {n: engine.open_neurons(n, found.box) for n in self.network.bounded}
         self.open = {n: e for n, e in self.open.items() if len(e)}
         self.space = SlopeSpace(self.network, found.box, self.open)
         self.slices: dict[str, slice] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -140,7 +140,7 @@ class TorchEngine:
             found.planes = LazyPlanes(self.network, found.box)
         return found
 
-    def _open_neurons(self, name: str, box: Enclosure) -> Tensor:
+    def open_neurons(self, name: str, box: Enclosure) -> Tensor:
         """Flat indices of the neurons of `name` that some nonlinear reader is not exact on."""
         low, high = box.lower[name], box.upper[name]
         mask = torch.zeros_like(low, dtype=torch.bool)
@@ -158,29 +158,46 @@ class TorchEngine:
         box = found.box
         if shape is None and self.network.interval_is_exact(name):
             return
-        neurons = self._open_neurons(name, box)
+        neurons = self.open_neurons(name, box)
         if len(neurons) == 0:
             return
         b, node = lower.shape[0], self.network.graph[name]
         seconds = 2.0 * len(neurons) * b * self.network.row_flops(name) / self.flops_per_second
         if seconds > 0.25 * (self.deadline - time.monotonic()):
             return
-        new_low = torch.full((b, node.size), -torch.inf, dtype=self.dtype, device=self.device)
-        new_high = -new_low
+        begin = time.monotonic()
         weight = torch.zeros_like(lower)
-        for part in neurons.split(max(1, self.row_batch(b) // 2)):
-            rows = torch.zeros(1, 2 * len(part), node.size, dtype=self.dtype, device=self.device)
-            at = torch.arange(len(part), device=self.device)
-            rows[0, at, part] = 1.0
-            rows[0, at + len(part), part] = -1.0
-            start = {name: rows.expand(b, -1, -1).reshape(b, -1, *node.shape)}
-            form = backward(self.network, start, box, found.planes)
-            value, _ = concretize(form, lower, upper, shape)
-            new_low[:, part] = cast_down(value[:, : len(part)], self.dtype, self.device)
-            new_high[:, part] = cast_up(-value[:, len(part) :], self.dtype, self.device)
+        values = []
+        parts = neurons.split(max(1, self.row_batch(b) // 2))
+        for part in parts:
+            form = backward(self.network, {name: self.unit_rows(name, part, b)}, box, found.planes)
+            values.append(concretize(form, lower, upper, shape)[0])
             weight += form.coeffs.abs().sum(1)
         found.sensitivity = weight
-        box.tighten(name, new_low.reshape(b, *node.shape), new_high.reshape(b, *node.shape))
+        self.tighten(name, box, parts, values)
+        self.flops_per_second = max(
+            0.5 * self.flops_per_second,
+            seconds * self.flops_per_second / max(time.monotonic() - begin, 1e-4),
+        )
+
+    def unit_rows(self, name: str, neurons: Tensor, boxes: int) -> Tensor:
+        """Rows +e_i, then -e_i, for flat neurons i of a node: [boxes, 2 * len(neurons), *shape]."""
+        node, count = self.network.graph[name], len(neurons)
+        rows = torch.zeros(1, 2 * count, node.size, dtype=self.dtype, device=self.device)
+        at = torch.arange(count, device=self.device)
+        rows[0, at, neurons] = 1.0
+        rows[0, at + count, neurons] = -1.0
+        return rows.expand(boxes, -1, -1).reshape(boxes, -1, *node.shape)
+
+    def tighten(self, name: str, box: Enclosure, parts: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+        """Intersect a node's bounds with rigorous values of its `unit_rows`, part by part."""
+        node, b = self.network.graph[name], values[0].shape[0]
+        low = torch.full((b, node.size), -torch.inf, dtype=self.dtype, device=self.device)
+        high = -low
+        for part, value in zip(parts, values, strict=True):
+            low[:, part] = cast_down(value[:, : len(part)], self.dtype, self.device)
+            high[:, part] = cast_up(-value[:, len(part) :], self.dtype, self.device)
+        box.tighten(name, low.reshape(b, *node.shape), high.reshape(b, *node.shape))
 
     @torch.no_grad()
     def bound_rows(

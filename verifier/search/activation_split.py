@@ -13,6 +13,7 @@ from torch import Tensor
 from verifier.attack.falsify import Falsifier
 from verifier.bounds.concretize import InputShape
 from verifier.bounds.domains import DomainBatch, DomainBounds, DomainEngine
+from verifier.bounds.intermediate import optimise_intermediate
 from verifier.bounds.torch_engine import TorchEngine
 from verifier.run import Run
 from verifier.search.input_split import SplitResult
@@ -20,6 +21,8 @@ from verifier.spec.groups import Group
 
 ROOT_ITERATIONS = 60
 CHILD_ITERATIONS = 12
+#: Share of the remaining time that optimising intermediate bounds may take.
+INTERMEDIATE_SHARE = 0.15
 
 
 class Frontier:
@@ -86,15 +89,24 @@ def _root(engine: TorchEngine, group: Group, index: int, run: Run) -> tuple[Doma
     limits = torch.as_tensor(group.limits[index][padded], device=engine.device)
     strict = torch.as_tensor(group.rows.strict[padded], device=engine.device)
     rows = engine.tensor(group.rows.coeffs[padded])
-    domains = DomainEngine(engine, found, lower, upper, rows, limits, strict, shape)
-    value, _ = engine.bound_rows(rows.flatten(0, 1).unsqueeze(0), found, lower, upper, shape)
-    margins = value.reshape(len(members), wide) - limits
-    open_clauses = (~torch.where(strict, margins >= 0, margins > 0).any(1)).nonzero().squeeze(1)
-    run.bound_before = float(margins.max(1).values.min())
-    run.bound_after = run.bound_before
+
+    def open_clauses(note: str) -> Tensor:
+        value, _ = engine.bound_rows(rows.flatten(0, 1).unsqueeze(0), found, lower, upper, shape)
+        margins = value.reshape(len(members), wide) - limits
+        left = (~torch.where(strict, margins >= 0, margins > 0).any(1)).nonzero().squeeze(1)
+        run.bound_after = float(margins.max(1).values.min())
+        run.say("bounds", f"{note}: {len(left)} of {len(members)} clauses open, worst margin {run.bound_after:.6g}")
+        return left
+
+    left = open_clauses("default slopes")
+    run.bound_before = run.bound_after
     run.visited += 1
-    run.say("bounds", f"{len(open_clauses)} of {len(members)} clauses open, worst margin {run.bound_before:.6g}")
-    return domains, open_clauses
+    if len(left):
+        with run.stage("intermediate slopes"):
+            share = INTERMEDIATE_SHARE * min(run.remaining(), 300.0)
+            stable = optimise_intermediate(engine, found, lower, upper, shape, run, share)
+        left = open_clauses(f"{stable} more neurons stable")
+    return DomainEngine(engine, found, lower, upper, rows, limits, strict, shape), left
 
 
 def _batch_size(engine: TorchEngine, domains: DomainEngine) -> int:
