@@ -183,7 +183,7 @@ def _check_shapes(network: str, own: list[Variable], graph: Graph, notes: dict[s
                 f"{variable.kind} {variable.name} of network '{network}': declared {list(variable.shape)}, "
                 f"the model's tensor '{node}' has shape {list(shape)}"
             )
-        if shape != variable.shape:
+        if [d for d in shape if d != 1] != [d for d in variable.shape if d != 1]:
             notes[f"{variable.name}: declared {list(variable.shape)}, read row-major as {list(shape)}"] = None
 
 

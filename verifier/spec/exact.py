@@ -70,8 +70,10 @@ def outside(inputs: InputSet, x: np.ndarray, dtype: str) -> str:
         x: float64 [N_in], each entry a number of `dtype`.
         dtype: the program's number type; an l0 ball counts features that leave the rounded center.
     """
-    lower, upper = hull_of_deployed_inputs(inputs.lower, inputs.upper, dtype)
-    inside = (x >= lower) & (x <= upper)
+    inside = (x >= inputs.lower) & (x <= inputs.upper)
+    if not np.all(inside):
+        lower, upper = hull_of_deployed_inputs(inputs.lower, inputs.upper, dtype)
+        inside = (x >= lower) & (x <= upper)
     if not np.all(inside):
         i = int(np.argmin(inside))
         return f"input {i} is {float(x[i])!r}, outside [{float(lower[i])!r}, {float(upper[i])!r}]"

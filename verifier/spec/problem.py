@@ -176,3 +176,31 @@ def lp_ball(
     lower = np.minimum(np.maximum(center - reach, low), center)
     upper = np.maximum(np.minimum(center + reach, high), center)
     return InputSet(lower, upper, ball=None if np.isinf(p) else Ball(center, float(radius), float(p)))
+
+
+def classification_problem(
+    center: np.ndarray,
+    radius: float,
+    p: float,
+    label: int,
+    classes: int,
+    *,
+    target: int | None = None,
+    valid: tuple[float, float] | None = None,
+    mask: np.ndarray | None = None,
+) -> Problem:
+    """'Every input of the lp ball around `center` is given class `label`', as its unsafe set.
+
+    Args:
+        center: [N_in] or any shape that flattens to it, in the network's own units.
+        radius: in the same units; for p = 0 the number of features that may change.
+        p: 0, 1, 2 or inf.
+        label, classes: the right class and the number of classes, N_out.
+        target: only this class counts as unsafe; None: any other class.
+        valid: (low, high) of every feature; None: unlimited.
+        mask: features that may change, like `center`; None: all.
+    Raises:
+        SpecError: a label or target outside 0..classes-1, or an impossible ball (`lp_ball`).
+    """
+    clauses = misclassified(label, classes, target)
+    return Problem((Case(lp_ball(center, radius, p, valid=valid, mask=mask), clauses),), classes)

@@ -131,7 +131,7 @@ class Replay:
         values: np.ndarray,
         rationals: list[Value] | None,
     ) -> ReplayResult:
-        best: tuple[Value, int, int] = (np.inf, -1, -1)
+        best: tuple[Value, int, int] = (float("inf"), -1, -1)
         reason, found, valid = "", False, False
         for k, case in enumerate(query.problem.cases):
             why = outside(case.inputs, x, query.graph.dtype)
@@ -143,6 +143,8 @@ class Replay:
                 holds, margin = clause_margin(clause, values, rationals)
                 if (holds and not valid) or (holds == valid and margin < best[0]):
                     valid, best = holds, (margin, k, c)
+            if valid:
+                break
         margin = float(best[0])
         if valid:
             message = f"counterexample confirmed by {self.description}: case {best[1]}, clause {best[2]}"

@@ -111,7 +111,7 @@ class _Walker:
                 if kind not in ("And", "Or"):
                     raise SpecError(f"a formula of kind {kind} is not supported")
                 todo.append((node, len(values)))
-                todo.extend((child, -1) for child in node.args)
+                todo.extend((child, -1) for child in reversed(node.args))
             else:
                 parts = values[start:]
                 del values[start:]
