@@ -125,7 +125,6 @@ class _Reader:
             elif name:
                 if stack:
                     raise SpecError(f"a declaration inside '({stack[-1].head}'; a parenthesis is missing above")
-                self._variable(name)
                 self.declared.add(name)
             else:
                 self._open(head, token)
@@ -165,7 +164,10 @@ class _Reader:
             (self.n_inputs, "inputs", 0) if name[0] == "X" else (self.n_outputs, "outputs", self.n_inputs)
         )
         if index >= count:
-            raise SpecError(f"{name}: the network has {count} {what}, {name[0]}_0 to {name[0]}_{count - 1}")
+            message = f"{name}: the network has {count} {what}, {name[0]}_0 to {name[0]}_{count - 1}"
+            if name in self.declared:
+                raise ShapeError(f"{message}, but the property declares {name}; is it the right network?")
+            raise SpecError(message)
         return first + index
 
     def _atom(self, word: str) -> Polynomial:
