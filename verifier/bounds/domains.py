@@ -149,6 +149,10 @@ class DomainEngine:
             for target, row in ((box.lower, batch.low), (box.upper, batch.high)):
                 base = target[name].flatten(1).expand(b, -1)
                 target[name] = self.scatter(name, row, base)
+        for name, (origin, index) in self.network.moved.items():
+            for target in (box.lower, box.upper):
+                moved = target[origin].flatten(1)[:, index]
+                target[name] = moved.reshape(-1, *self.network.graph[name].shape)
         return box
 
     def ascent(self, batch: DomainBatch) -> Ascent:
@@ -232,8 +236,13 @@ class DomainEngine:
             cost = a.clamp(min=0) * lower_gap - a.clamp(max=0) * upper_gap
             cost = torch.nan_to_num(cost.flatten(1), nan=0.0, posinf=1e30)
             for source in node.inputs:
-                if source in self.open:
-                    scores[:, self.slices[source]] += cost[:, self.open[source]]
+                origin, index = self.network.moved.get(source, (source, None))
+                if origin not in self.open:
+                    continue
+                total = cost
+                if index is not None:
+                    total = cost.new_zeros(b, self.network.graph[origin].size).index_add(1, index, cost)
+                scores[:, self.slices[origin]] += total[:, self.open[origin]]
         return torch.where(self.gather(box.upper) > self.gather(box.lower), scores, 0.0)
 
     def _gaps(self, name: str, plane: Planes, box: Enclosure, best: Tensor) -> tuple[Tensor, Tensor]:
@@ -262,21 +271,21 @@ class DomainEngine:
         points = torch.zeros_like(batch.low)
         for name, chosen in self.slices.items():
             low, high = batch.low[:, chosen], batch.high[:, chosen]
-            rules = [self.network.graph[c].op for c in self.network.consumers[name]]
-            points[:, chosen] = self._cut(name, low, high, rules)
+            points[:, chosen] = self._cut(name, low, high)
         return points.gather(1, neurons)
 
-    def _cut(self, name: str, low: Tensor, high: Tensor, operators: list[str]) -> Tensor:
+    def _cut(self, name: str, low: Tensor, high: Tensor) -> Tensor:
+        """The first elementwise reader's split point, where it lies inside; else the middle."""
         middle = 0.5 * (low + high)
-        for op in operators:
-            rule = ELEMENTWISE.get(op)
+        for reader, index in self.network.readers[name]:
+            rule, node = ELEMENTWISE.get(self.network.graph[reader].op), self.network.graph[reader]
             if rule is None:
                 continue
             if rule.kink_at_zero:
                 return torch.where((low < 0) & (high > 0), torch.zeros_like(low), middle)
-            consumer = next(self.network.graph[c] for c in self.network.consumers[name] if self.network.graph[c].op == op)
-            point = rule.split_point(low, high, consumer)
-            return torch.where((point > low) & (point < high), point, middle)
+            if index is None:
+                point = rule.split_point(low, high, node)
+                return torch.where((point > low) & (point < high), point, middle)
         return middle
 
     def split(self, batch: DomainBatch, neurons: Tensor, points: Tensor) -> DomainBatch:

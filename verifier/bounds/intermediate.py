@@ -59,9 +59,9 @@ def optimise_intermediate(
 
 
 def _first_reader(engine: TorchEngine, name: str) -> str:
-    """The first relaxed node at or after `name`: no parameter from there on can matter to it."""
+    """The first relaxed node after `name`: no parameter from there on can matter to it."""
     order = [n.name for n in engine.network.graph.nodes.values()]
-    later = set(order[order.index(name) :])
+    later = set(order[order.index(name) + 1 :])
     return next(n for n in engine.network.relaxed if n in later)
 
 

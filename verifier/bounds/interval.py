@@ -134,31 +134,39 @@ def _linear(network: Network, node: Node, box: Enclosure) -> tuple[Tensor, Tenso
         low = rule.value(at, lows)
         return low, rule.value(at, highs), torch.zeros_like(low)
     own = gamma(terms + 4, network.own_unit)
-    centers, radii, sizes = [], [], []
+    fixed = node.attrs.get("deployed_error")
+    deployed = gamma(terms + 1 + at.extra_roundings, network.deployed_unit) * (1 + 4 * network.own_unit)
+    constant = rule.constant_magnitude(at)
+
+    def errors(sizes: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Rounding of the deployed program, and ours, where the inputs have these magnitudes."""
+        total = rule.magnitude(at, sizes)
+        if constant is not None:
+            total = total + constant
+        # Sums of magnitudes are themselves rounded: 1 + 2 gamma covers it.
+        total = (total * (1 + 2 * own) + (terms + 2) * network.tiny).broadcast_to(total.shape[0], *node.shape)
+        if node.op == "Constant" or not network.deployed_unit:
+            theirs = torch.zeros_like(total)
+        elif fixed is not None:
+            theirs = torch.full_like(total, float(fixed))
+        else:
+            theirs = deployed * total
+        return theirs, (3 * own) * total
+
+    theirs, ours = errors([torch.maximum(low.abs(), high.abs()) for low, high in zip(lows, highs, strict=True)])
+    ends = rule.ends(at, lows, highs)
+    if ends is not None:
+        low = _widen(network, *([rule.value(at, ends[0])] * 2), sum(errors([x.abs() for x in ends[0]])))[0]
+        high = _widen(network, *([rule.value(at, ends[1])] * 2), sum(errors([x.abs() for x in ends[1]])))[1]
+        return low, high, theirs + ours
+    centers, radii = [], []
     for low, high in zip(lows, highs, strict=True):
         finite = torch.isfinite(low) & torch.isfinite(high)
         center = torch.where(finite, 0.5 * low + 0.5 * high, 0.0)
         radius = torch.maximum(high - center, center - low) * (1 + 4 * network.own_unit) + network.tiny
         centers.append(center)
         radii.append(torch.where(low == high, torch.zeros_like(radius), radius))
-        sizes.append(torch.maximum(low.abs(), high.abs()))
     middle = rule.value(at, centers)
-    reach = rule.magnitude(at, radii)
-    terms_sum = rule.magnitude(at, sizes)
-    constant = rule.constant_magnitude(at)
-    if constant is not None:
-        terms_sum = terms_sum + constant
-    # Sums of magnitudes are themselves rounded: 1 + 2 gamma covers it.
-    terms_sum = (terms_sum * (1 + 2 * own) + (terms + 2) * network.tiny).broadcast_to(middle.shape)
-    fixed = node.attrs.get("deployed_error")
-    if fixed is None or not network.deployed_unit:
-        deployed_gamma = gamma(terms + 1 + at.extra_roundings, network.deployed_unit)
-        deployed = (deployed_gamma * (1 + 4 * network.own_unit)) * terms_sum
-    else:
-        deployed = torch.full_like(terms_sum, float(fixed))
-    if node.op == "Constant":
-        deployed = torch.zeros_like(terms_sum)
-    error = deployed + (3 * own) * terms_sum
-    total = reach * (1 + 2 * own) + error
-    lower, upper = _widen(network, middle, middle, total)
-    return lower, upper, error
+    reach = rule.magnitude(at, radii) * (1 + 2 * own) + theirs + ours
+    lower, upper = _widen(network, middle, middle, reach)
+    return lower, upper, theirs + ours

@@ -24,7 +24,9 @@ class Network:
         graph: linear, elementwise and Mul nodes only.
         order: nodes in evaluation order, Input nodes left out.
         relaxed: names of the elementwise and Mul nodes, in order.
-        bounded: names of the nodes a relaxed node reads ("pre-activations"), in order.
+        bounded: names of the nodes whose bounds decide relaxations ("pre-activations"), in order:
+            what relaxed nodes read, followed back through nodes that only move data.
+        moved: what a relaxed node reads through moves -> (bounded node, its flat index per element).
         own_unit, deployed_unit: unit round-off of the engine, and of the deployed program
             (0 when only real arithmetic is asked for).
     """
@@ -44,7 +46,14 @@ class Network:
                 raise UnsupportedOperator(node.op, node.name, "no bound engine has a rule for it")
         self.relaxed = tuple(n.name for n in self.order if n.op not in LINEAR)
         read = {i for name in self.relaxed for i in self.graph[name].inputs}
-        self.bounded = tuple(name for name in self.graph.nodes if name in read)
+        self.moved: dict[str, tuple[str, Tensor]] = {}
+        for name in read:
+            origin, index = self._origin(name)
+            if origin != name:
+                self.moved[name] = (origin, index)
+        kept = {self.moved[name][0] if name in self.moved else name for name in read}
+        self.bounded = tuple(name for name in self.graph.nodes if name in kept)
+        self.readers = self._readers()
         self.consumers = self.graph.consumers()
 
     @property
@@ -85,6 +94,33 @@ class Network:
         if node.op == "Mul":
             return inputs[0] * inputs[1]
         return ELEMENTWISE[node.op].value(inputs[0], node)
+
+    def _origin(self, name: str) -> tuple[str, Tensor]:
+        """The node that `name` only moves data of, and the flat index there of each element."""
+        node = self.graph[name]
+        index = torch.arange(node.size, device=self.device)
+        while node.op in ("Reshape", "Transpose", "Select"):
+            if node.op == "Select" and node.attrs["indices"].min(initial=0) < 0:
+                break
+            (source,) = node.inputs
+            shape = self.graph[source].shape
+            flat = torch.arange(self.graph[source].size, device=self.device).reshape(1, *shape)
+            index = LINEAR[node.op].value(self.at[node.name], [flat]).reshape(-1)[index]
+            name, node = source, self.graph[source]
+        return name, index
+
+    def _readers(self) -> dict[str, list[tuple[str, Tensor | None]]]:
+        """Bounded node -> (relaxed node, flat index of the bounded node each of its elements reads)."""
+        found: dict[str, list[tuple[str, Tensor | None]]] = {name: [] for name in self.bounded}
+        for name in self.relaxed:
+            for source in self.graph[name].inputs:
+                origin, index = self.moved.get(source, (source, None))
+                found[origin].append((name, index))
+        return found
+
+    def interval_suffices(self, name: str) -> bool:
+        """True when a backward pass cannot beat the node's interval: an elementwise function of a bounded node."""
+        return self.graph[name].op in ELEMENTWISE
 
     def interval_is_exact(self, name: str) -> bool:
         """True when one affine map at most lies between the inputs and `name`, so intervals are exact."""

@@ -47,8 +47,7 @@ class SlopeSpace:
             else:
                 rule = ELEMENTWISE[node.op]
                 free = (rule.free_lower, rule.free_upper)
-            parts = [open_neurons[i] for i in node.inputs if i in open_neurons]
-            elements = torch.unique(torch.cat(parts)) if parts else torch.zeros(0, dtype=torch.int64)
+            elements = _open_elements(network, name, open_neurons)
             if len(elements) == 0 or not any(free):
                 continue
             slices: list[slice | None] = []
@@ -99,6 +98,19 @@ class SlopeSpace:
             if name not in own:
                 found[name] = relax(self.network, box, name)
         return found
+
+
+def _open_elements(network: Network, name: str, open_neurons: dict[str, Tensor]) -> Tensor:
+    """Flat elements of a relaxed node that read an open neuron."""
+    mask = torch.zeros(network.graph[name].size, dtype=torch.bool, device=network.device)
+    for source in network.graph[name].inputs:
+        origin, index = network.moved.get(source, (source, None))
+        if origin not in open_neurons:
+            continue
+        is_open = torch.zeros(network.graph[origin].size, dtype=torch.bool, device=network.device)
+        is_open[open_neurons[origin]] = True
+        mask |= is_open if index is None else is_open[index]
+    return mask.nonzero().squeeze(1)
 
 
 @dataclass

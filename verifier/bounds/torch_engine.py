@@ -143,20 +143,24 @@ class TorchEngine:
     def open_neurons(self, name: str, box: Enclosure) -> Tensor:
         """Flat indices of the neurons of `name` that some nonlinear reader is not exact on."""
         low, high = box.lower[name], box.upper[name]
-        mask = torch.zeros_like(low, dtype=torch.bool)
-        for consumer in self.network.consumers[name]:
-            node = self.network.graph[consumer]
-            if node.op in ELEMENTWISE:
-                mask |= ~ELEMENTWISE[node.op].exact_on(low, high, node)
-            elif node.op == "Mul":
-                mask |= low < high
-        return mask.any(0).flatten().nonzero().squeeze(1)
+        mask = torch.zeros_like(low, dtype=torch.bool).flatten(1)
+        for reader, index in self.network.readers[name]:
+            node = self.network.graph[reader]
+            if node.op == "Mul":
+                mask |= (low < high).flatten(1)
+            elif index is None:
+                mask |= ~ELEMENTWISE[node.op].exact_on(low, high, node).flatten(1)
+            else:
+                ends = [t.flatten(1)[:, index].reshape(-1, *node.shape) for t in (low, high)]
+                bent = ~ELEMENTWISE[node.op].exact_on(ends[0], ends[1], node).flatten(1)
+                mask.index_copy_(1, index[bent.any(0)], torch.ones_like(mask[:, : int(bent.any(0).sum())]))
+        return mask.any(0).nonzero().squeeze(1)
 
     def _refine(
         self, name: str, found: Enclosed, lower: Tensor, upper: Tensor, shape: InputShape | None
     ) -> None:
         box = found.box
-        if shape is None and self.network.interval_is_exact(name):
+        if self.network.interval_suffices(name) or (shape is None and self.network.interval_is_exact(name)):
             return
         neurons = self.open_neurons(name, box)
         if len(neurons) == 0:

@@ -199,6 +199,10 @@ class Scale(Linear):
     def constant_magnitude(self, at: NodeTensors) -> Tensor:
         return at["bias_magnitude"]
 
+    def ends(self, at, lows, highs):  # type: ignore[no-untyped-def]
+        rising = at["scale"] >= 0
+        return [torch.where(rising, lows[0], highs[0])], [torch.where(rising, highs[0], lows[0])]
+
     def terms(self, at: NodeTensors) -> int:
         return 2
 
@@ -215,6 +219,9 @@ class Add(Linear):
     def transpose(self, at: NodeTensors, coeffs: Tensor) -> tuple[Tensor, ...]:
         return coeffs, coeffs
 
+    def ends(self, at, lows, highs):  # type: ignore[no-untyped-def]
+        return lows, highs
+
     def terms(self, at: NodeTensors) -> int:
         return 1
 
@@ -227,6 +234,9 @@ class Sub(Add):
 
     def transpose(self, at: NodeTensors, coeffs: Tensor) -> tuple[Tensor, ...]:
         return coeffs, -coeffs
+
+    def ends(self, at, lows, highs):  # type: ignore[no-untyped-def]
+        return [lows[0], highs[1]], [highs[0], lows[1]]
 
 
 class Reshape(Linear):
@@ -318,6 +328,9 @@ class ReduceSum(Linear):
             for axis in self._axes(at):
                 coeffs = coeffs.unsqueeze(axis)
         return (coeffs.expand(-1, *at.input_shapes[0]),)
+
+    def ends(self, at, lows, highs):  # type: ignore[no-untyped-def]
+        return lows, highs
 
     def terms(self, at: NodeTensors) -> int:
         n = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,10 +53,9 @@ def decide(query: Query, settings: Settings, run: Run, confirm: Confirm, *, atta
 def make_engine(query: Query, settings: Settings, soundness: Soundness, run: Run) -> BoxEngine:
     """The native engine where it covers the graph, else the torch engine."""
     if settings.engine != "torch" and settings.device == "cpu":
-        from verifier.bounds.native_engine import NativeEngine, supports
-
-        if supports(query.graph):
-            return NativeEngine(query.graph, threads=settings.threads, soundness=soundness)
+        native = _native_engine(query, settings, soundness)
+        if native is not None:
+            return native
     with run.stage("start torch"):
         import torch
 
@@ -64,6 +64,17 @@ def make_engine(query: Query, settings: Settings, soundness: Soundness, run: Run
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         return TorchEngine(query.graph, device=settings.device, soundness=soundness, deadline=run.deadline)
+
+
+def _native_engine(query: Query, settings: Settings, soundness: Soundness) -> BoxEngine | None:
+    """The C++ engine, or None where it was not built or does not cover the graph."""
+    if importlib.util.find_spec("verifier.bounds.native_engine") is None:
+        return None
+    from verifier.bounds.native_engine import NativeEngine, supports
+
+    if not supports(query.graph):
+        return None
+    return NativeEngine(query.graph, threads=settings.threads, soundness=soundness)
 
 
 def _decide_group(
