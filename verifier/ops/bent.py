@@ -51,7 +51,12 @@ class _Bent(Elementwise):
         return torch.where(x < 0, low, x), torch.where(x < 0, high, x)
 
     def lines(
-        self, lower: Tensor, upper: Tensor, node: Node, free_lower: Tensor | None = None, free_upper: Tensor | None = None
+        self,
+        lower: Tensor,
+        upper: Tensor,
+        node: Node,
+        free_lower: Tensor | None = None,
+        free_upper: Tensor | None = None,
     ) -> Lines:
         alpha, error = self.alpha(node, lower)
         crossing, positive = _crosses_zero(lower, upper)
@@ -71,7 +76,9 @@ class _Bent(Elementwise):
         above_offset = torch.where(convex, torch.where(finite, chord_upper, high), torch.where(finite, zero, high))
         pad = zero
         if not isinstance(error, float) or error:
-            pad = torch.where(positive | ~finite, zero, (torch.maximum(lower.abs(), upper.abs()) * error * 2) + tiny(lower))
+            pad = torch.where(
+                positive | ~finite, zero, (torch.maximum(lower.abs(), upper.abs()) * error * 2) + tiny(lower)
+            )
         return Lines(
             torch.where(crossing, below, stable),
             torch.where(crossing, below_offset, zero) - pad,
@@ -95,7 +102,7 @@ class _Bent(Elementwise):
         """One rounding of alpha * x, and none where x is negative nowhere."""
         alpha, _ = self.alpha(node, lower)
         size = torch.maximum(lower.clamp(max=0).abs(), upper.clamp(max=0).abs())
-        return torch.where(size > 0, size * (abs(alpha) * 2 * unit_roundoff) + tiny(lower), 0.0)
+        return torch.where(size > 0, (alpha * size).abs() * (2 * unit_roundoff) + tiny(lower), 0.0)
 
 
 def _between(alpha: Tensor, free: Tensor) -> Tensor:
@@ -133,7 +140,12 @@ class Relu(Elementwise):
         return torch.relu(lower), torch.relu(upper)
 
     def lines(
-        self, lower: Tensor, upper: Tensor, node: Node, free_lower: Tensor | None = None, free_upper: Tensor | None = None
+        self,
+        lower: Tensor,
+        upper: Tensor,
+        node: Node,
+        free_lower: Tensor | None = None,
+        free_upper: Tensor | None = None,
     ) -> Lines:
         crossing, positive = _crosses_zero(lower, upper)
         stable = positive.to(lower.dtype)

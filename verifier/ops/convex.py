@@ -14,7 +14,7 @@ from torch import Tensor
 from verifier.graph.ir import Node
 from verifier.ops.curve import LIBRARY, Curve
 from verifier.ops.hull import Shape, Straight
-from verifier.ops.rounding import attribute, unit
+from verifier.ops.rounding import number, unit
 
 _CONVEX = Shape((), (1,))
 _CONCAVE = Shape((), (-1,))
@@ -130,16 +130,16 @@ class Pow(Curve):
     """x ** exponent: every x for integers >= 0, one-signed x for negative integers, else x >= 0 (x > 0)."""
 
     def value(self, x: Tensor, node: Node) -> Tensor:
-        return torch.pow(x, attribute(node, "exponent", x)[0])
+        return torch.pow(x, number(node, "exponent", x)[0])
 
     def curve(self, x: Tensor, node: Node) -> tuple[Tensor, Tensor]:
-        exponent, _ = attribute(node, "exponent", x)
+        exponent, _ = number(node, "exponent", x)
         return torch.pow(x, exponent), exponent * torch.pow(x, exponent - 1)
 
     def errors(self, x: Tensor, value: Tensor, slope: Tensor, node: Node) -> tuple[Tensor, Tensor]:
         """Also what rounding the exponent (and exponent - 1) changed: d x**e = x**e * log|x| * de."""
-        exponent, changed = attribute(node, "exponent", x)
-        scale = torch.as_tensor(LIBRARY * 2 * unit(x)).to(x)
+        exponent, changed = number(node, "exponent", x)
+        scale: float | Tensor = LIBRARY * 2 * unit(x)
         if exponent != int(exponent):
             changed = changed + 2 * unit(x) * (abs(exponent) + 1)
         if changed:
@@ -147,7 +147,7 @@ class Pow(Curve):
         return value.abs() * scale, slope.abs() * scale
 
     def shape(self, node: Node, like: Tensor) -> Shape:
-        exponent, _ = attribute(node, "exponent", like)
+        exponent, _ = number(node, "exponent", like)
         if exponent in (0.0, 1.0):
             return Shape((), (Straight(exponent, 1.0 - exponent),))
         right = 1 if exponent * (exponent - 1) > 0 else -1
@@ -156,7 +156,7 @@ class Pow(Curve):
         return Shape((), (right,))
 
     def touch(self, slope: Tensor, piece: int, node: Node) -> Tensor:
-        exponent, _ = attribute(node, "exponent", slope)
+        exponent, _ = number(node, "exponent", slope)
         power = slope / exponent  # x ** (exponent - 1)
         distance = torch.pow(power.abs(), 1 / (exponent - 1))
         if exponent % 2 == 1:
@@ -168,7 +168,7 @@ class Pow(Curve):
         return (0.0,) if exponent > 0 and exponent % 2 == 0 else ()
 
     def domain(self, lower: Tensor, upper: Tensor, node: Node) -> Tensor | None:
-        exponent, _ = attribute(node, "exponent", lower)
+        exponent, _ = number(node, "exponent", lower)
         if exponent == int(exponent):
             return None if exponent >= 0 else (lower > 0) | (upper < 0)
         return lower >= 0 if exponent > 0 else lower > 0

@@ -86,7 +86,12 @@ class Curve(Elementwise):
         return low, high
 
     def lines(
-        self, lower: Tensor, upper: Tensor, node: Node, free_lower: Tensor | None = None, free_upper: Tensor | None = None
+        self,
+        lower: Tensor,
+        upper: Tensor,
+        node: Node,
+        free_lower: Tensor | None = None,
+        free_upper: Tensor | None = None,
     ) -> Lines:
         frame, proper = self._frame(lower, upper, node)
         slope_l, offset_l = self._support(frame, 1, node, free_lower)
@@ -176,9 +181,7 @@ class Curve(Elementwise):
         """Slope and sound offset of a line below sign*f."""
         slopes = slope_range(frame, sign, self.reach)
         slope = slopes.middle if free is None else slopes.low + free * (slopes.high - slopes.low)
-        offset = torch.minimum(
-            self._gap(frame.lower, slope, sign, node), self._gap(frame.upper, slope, sign, node)
-        )
+        offset = torch.minimum(self._gap(frame.lower, slope, sign, node), self._gap(frame.upper, slope, sign, node))
         for k, point in enumerate(frame.breaks):
             if not (frame.bends(k, sign) and frame.bends(k + 1, sign)):
                 offset = torch.minimum(offset, self._gap(point, slope, sign, node))

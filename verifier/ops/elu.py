@@ -15,7 +15,7 @@ from torch import Tensor
 from verifier.graph.ir import Node
 from verifier.ops.curve import LIBRARY, Curve
 from verifier.ops.hull import Shape, Straight
-from verifier.ops.rounding import attribute, unit
+from verifier.ops.rounding import number, unit
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class _ExponentialLinear(Curve):
         scale = 2 * unit(x)
         exponent = (x.clamp(max=0.0) / form.width).clamp(-1000.0, 1000.0).abs()
         # the argument's error e*|t| changes expm1(t) by at most e*|t|*max(1, exp(t))
-        moved = exponent * torch.exp((x.clamp(max=0.0) / form.width)) * (4 * scale * abs(form.outer))
+        moved = exponent * torch.exp(x.clamp(max=0.0) / form.width) * (4 * scale * abs(form.outer))
         return value.abs() * (LIBRARY * scale) + moved, slope.abs() * ((LIBRARY + 4 * exponent) * scale)
 
     def shape(self, node: Node, like: Tensor) -> Shape:
@@ -77,14 +77,14 @@ class Elu(_ExponentialLinear):
     """alpha * (exp(x) - 1) for x < 0, x otherwise."""
 
     def form(self, node: Node, like: Tensor) -> _Form:
-        return _Form(attribute(node, "alpha", like)[0], 1.0, 1.0)
+        return _Form(number(node, "alpha", like)[0], 1.0, 1.0)
 
 
 class Selu(_ExponentialLinear):
     """gamma * alpha * (exp(x) - 1) for x < 0, gamma * x otherwise."""
 
     def form(self, node: Node, like: Tensor) -> _Form:
-        gamma, error = attribute(node, "gamma", like)
+        gamma, error = number(node, "gamma", like)
         return _Form(float(node.attrs["gamma"]) * float(node.attrs["alpha"]), 1.0, gamma, error == 0.0)
 
 
@@ -92,5 +92,5 @@ class Celu(_ExponentialLinear):
     """alpha * (exp(x / alpha) - 1) for x < 0, x otherwise."""
 
     def form(self, node: Node, like: Tensor) -> _Form:
-        alpha = attribute(node, "alpha", like)[0]
+        alpha = number(node, "alpha", like)[0]
         return _Form(alpha, alpha, 1.0)

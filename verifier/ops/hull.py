@@ -28,7 +28,7 @@ _VERTICAL = 64.0
 class Straight:
     """A piece on which f is slope*x + offset; `exact` when both numbers are stored without error."""
 
-    slope: float | Tensor
+    slope: float
     offset: float | Tensor
     exact: bool = True
 
@@ -77,7 +77,9 @@ class Frame:
 
     def _inside(self, point: float | Tensor) -> Tensor:
         lower, upper = self.lower.x, self.upper.x
-        return torch.minimum(torch.maximum(torch.as_tensor(point).to(lower), lower), upper)
+        return torch.minimum(
+            torch.maximum(torch.as_tensor(point, dtype=lower.dtype, device=lower.device), lower), upper
+        )
 
     def section(self, k: int) -> tuple[Tensor, Tensor]:
         """Piece k's part of [lower, upper]; both ends equal where it has none."""
@@ -184,7 +186,7 @@ def _secant(left: Point, right: Point) -> Tensor:
 def _steepness(frame: Frame, sign: int) -> tuple[Tensor, Tensor]:
     """Smallest and largest slope of sign*f on the interval: keeps rounded secants in bounds."""
     slopes = [sign * point.slope for point in (frame.lower, frame.upper, *frame.breaks)]
-    slopes += [torch.as_tensor(sign * p.slope).to(slopes[0]) for p in frame.shape.pieces if isinstance(p, Straight)]
+    slopes += [slopes[0].new_tensor(sign * p.slope) for p in frame.shape.pieces if isinstance(p, Straight)]
     least = most = slopes[0]
     for slope in slopes[1:]:
         least, most = torch.minimum(least, slope), torch.maximum(most, slope)

@@ -14,7 +14,7 @@ from torch import Tensor
 from verifier.graph.ir import Node
 from verifier.ops.curve import Curve
 from verifier.ops.hull import Shape, Straight
-from verifier.ops.rounding import attribute, unit
+from verifier.ops.rounding import attribute, number, unit
 
 
 class Clip(Curve):
@@ -30,7 +30,7 @@ class Clip(Curve):
     def errors(self, x: Tensor, value: Tensor, slope: Tensor, node: Node) -> tuple[Tensor, Tensor]:
         """Only what storing the two bounds changed."""
         _, _, error_low, error_high = _levels(node, x)
-        error = torch.maximum(torch.as_tensor(error_low).to(x), torch.as_tensor(error_high).to(x))
+        error = torch.maximum(*(torch.as_tensor(e, dtype=x.dtype, device=x.device) for e in (error_low, error_high)))
         return torch.zeros_like(value) + error, torch.zeros_like(slope)
 
     def shape(self, node: Node, like: Tensor) -> Shape:
@@ -70,16 +70,20 @@ class HardSigmoid(Curve):
         return self.curve(x, node)[0]
 
     def curve(self, x: Tensor, node: Node) -> tuple[Tensor, Tensor]:
-        alpha, beta = attribute(node, "alpha", x)[0], attribute(node, "beta", x)[0]
+        alpha, beta = number(node, "alpha", x)[0], number(node, "beta", x)[0]
         level = alpha * x + beta if alpha else torch.zeros_like(x) + beta
         return level.clamp(0.0, 1.0), ((level > 0) & (level < 1)).to(x.dtype) * alpha
 
     def errors(self, x: Tensor, value: Tensor, slope: Tensor, node: Node) -> tuple[Tensor, Tensor]:
         """Rounding of alpha*x + beta and of the kinks' places; none where the level is surely cut off."""
-        alpha, error_alpha = attribute(node, "alpha", x)
-        beta, error_beta = attribute(node, "beta", x)
+        alpha, error_alpha = number(node, "alpha", x)
+        beta, error_beta = number(node, "beta", x)
         ramp = alpha * x if alpha else torch.zeros_like(x)
-        error = (ramp.abs() + (abs(beta) + 1)) * (16 * unit(x)) + (x.abs() * error_alpha if error_alpha else 0.0) + error_beta
+        error = (
+            (ramp.abs() + (abs(beta) + 1)) * (16 * unit(x))
+            + (x.abs() * error_alpha if error_alpha else 0.0)
+            + error_beta
+        )
         level = ramp + beta
         around = (level + error).clamp(0.0, 1.0) - (level - error).clamp(0.0, 1.0)
         return torch.minimum(error, around * 2), torch.zeros_like(slope)

@@ -61,11 +61,22 @@ def attribute(node: Node, key: str, like: Tensor) -> tuple[float | Tensor, float
         trailing shape; error is the float 0.0 whenever every entry is representable.
     """
     exact = np.asarray(node.attrs[key], dtype=np.float64)
-    with np.errstate(over="ignore"):
-        stored = exact.astype(np.float32) if like.dtype == torch.float32 else exact
-    same = np.array_equal(stored, exact)
     if exact.size == 1:
-        value = float(stored.reshape(()))
-        return value, 0.0 if same else 2 * abs(float(exact.reshape(())) - value)
+        return number(node, key, like)
+    stored = _stored(exact, like)
     value = torch.as_tensor(stored, dtype=like.dtype, device=like.device)
-    return value, 0.0 if same else torch.where(torch.isinf(value), 0.0, slack(value.abs(), 1))
+    if np.array_equal(stored, exact):
+        return value, 0.0
+    return value, torch.where(torch.isinf(value), 0.0, slack(value.abs(), 1))
+
+
+def number(node: Node, key: str, like: Tensor) -> tuple[float, float]:
+    """`attribute` for an attribute that is a single number."""
+    exact = np.asarray(node.attrs[key], dtype=np.float64).reshape(())
+    value = float(_stored(exact, like))
+    return value, 0.0 if value == exact else 2 * abs(float(exact) - value)
+
+
+def _stored(exact: np.ndarray, like: Tensor) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return exact.astype(np.float32) if like.dtype == torch.float32 else exact

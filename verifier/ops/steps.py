@@ -23,6 +23,9 @@ from verifier.graph.ir import Node
 from verifier.ops.base import Elementwise, Lines
 from verifier.ops.rounding import attribute, down, up
 
+#: intervals this narrow get constants; a tilted line would be too steep to be of use
+_NARROW = 1e-12
+
 
 @dataclass(frozen=True)
 class _Stair:
@@ -55,7 +58,12 @@ class _Staircase(Elementwise):
         return self.value(lower, node), self.value(upper, node)
 
     def lines(
-        self, lower: Tensor, upper: Tensor, node: Node, free_lower: Tensor | None = None, free_upper: Tensor | None = None
+        self,
+        lower: Tensor,
+        upper: Tensor,
+        node: Node,
+        free_lower: Tensor | None = None,
+        free_upper: Tensor | None = None,
     ) -> Lines:
         stair = self._stair(lower, upper, node)
         if free_lower is None or free_upper is None:
@@ -111,14 +119,22 @@ class _Staircase(Elementwise):
         low, high = self.interval(lower, upper, node)
         # beyond a quarter of the integers a dtype holds, corners would not be exact
         most = 0.25 / torch.finfo(lower.dtype).eps
-        jumps = (high > low) & (lower.abs() < most) & (upper.abs() < most)
+        jumps = (high > low) & (lower.abs() < most) & (upper.abs() < most) & (upper - lower > _NARROW)
         l, u = torch.where(jumps, lower, -1.0), torch.where(jumps, upper, 2.0)
         low, high = torch.where(jumps, low, 0.0), torch.where(jumps, high, 1.0)
         first, after, last, before = self.jumps(low, high, node)
         # a jump at the very end would allow any slope; a sixteenth of the interval is steep enough
         least = (u - l) / 16
         return _Stair(
-            jumps, l, u, low, high, first, after, last, before,
+            jumps,
+            l,
+            u,
+            low,
+            high,
+            first,
+            after,
+            last,
+            before,
             steepest_lower=(high - before) / torch.maximum(u - last, least),
             steepest_upper=(after - low) / torch.maximum(first - l, least),
         )

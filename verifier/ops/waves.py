@@ -49,7 +49,12 @@ class _Wave(Elementwise):
         return torch.floor(last + margin) >= torch.ceil(first - margin)
 
     def lines(
-        self, lower: Tensor, upper: Tensor, node: Node, free_lower: Tensor | None = None, free_upper: Tensor | None = None
+        self,
+        lower: Tensor,
+        upper: Tensor,
+        node: Node,
+        free_lower: Tensor | None = None,
+        free_upper: Tensor | None = None,
     ) -> Lines:
         low, high = self.interval(lower, upper, node)
         below, above, short = self._ranges(lower, upper)
@@ -108,7 +113,8 @@ class _Wave(Elementwise):
     def _offset(self, lower: Tensor, upper: Tensor, slope: Tensor, sign: int, node: Node) -> Tensor:
         """A number at most min over [l, u] of sign*f(x) - slope*x, for any slope."""
         offset = torch.minimum(
-            self._gap(lower, slope, sign * self.value(lower, node)), self._gap(upper, slope, sign * self.value(upper, node))
+            self._gap(lower, slope, sign * self.value(lower, node)),
+            self._gap(upper, slope, sign * self.value(upper, node)),
         )
         with torch.no_grad():
             # -f is f with the phase moved by pi
