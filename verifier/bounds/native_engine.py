@@ -51,7 +51,9 @@ class NativeEngine:
         forms: bool | None = None,
     ):
         if soundness is Soundness.HEURISTIC:
-            raise SpecError("soundness: the native engine proves; expected REAL_ARITHMETIC or IEEE_FLOAT, got HEURISTIC")
+            raise SpecError(
+                "soundness: the native engine proves; expected REAL_ARITHMETIC or IEEE_FLOAT, got HEURISTIC"
+            )
         module = native()
         self.graph = graph
         self.soundness = soundness

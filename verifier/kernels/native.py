@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from types import ModuleType
 
 from verifier.errors import DeviceError
@@ -14,10 +15,9 @@ def native() -> ModuleType:
         DeviceError: it was not built for this Python, or does not load here.
     """
     try:
-        from verifier.kernels import _native
+        return import_module("verifier.kernels._native")
     except ImportError as error:
         raise DeviceError(
             f"the compiled kernels (verifier.kernels._native) cannot be loaded: {error}; "
             "build them with `pip install -e . --no-build-isolation`, or use --engine torch"
         ) from error
-    return _native

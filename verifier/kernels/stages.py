@@ -148,7 +148,9 @@ class Stager:
             if size == self.graph.input_size:
                 self.stage_of[name] = 0
             else:
-                self.stage_of[name] = self._copy([Map(0, Sparse.select(np.arange(at, at + size), self.graph.input_size))])
+                self.stage_of[name] = self._copy(
+                    [Map(0, Sparse.select(np.arange(at, at + size), self.graph.input_size))]
+                )
             at += size
 
     def _leave(self) -> None:
@@ -281,7 +283,9 @@ def _reduce_sum(at: Stager, node: Node) -> list[Map]:
     )
     target = np.broadcast_to(kept, shape).reshape(-1)
     source = np.arange(target.size)
-    return [Map(at.stage_of[node.inputs[0]], Sparse.build(target, source, np.ones(target.size), node.size, target.size))]
+    return [
+        Map(at.stage_of[node.inputs[0]], Sparse.build(target, source, np.ones(target.size), node.size, target.size))
+    ]
 
 
 _MAPS: dict[str, Callable[[Stager, Node], list[Map]]] = {
@@ -337,4 +341,6 @@ def _nonzeros(graph: Graph, node: Node) -> int:
         return node.size * int(node.attrs["weight"].shape[1])
     if node.op == "Dense" and node.size > node.attrs["weight"].shape[1]:
         return node.size * int(node.attrs["weight"].shape[0])
-    return max([node.size, *(graph[i].size for i in node.inputs)]) if node.op in ("Select", "Transpose", "Concat") else 0
+    return (
+        max([node.size, *(graph[i].size for i in node.inputs)]) if node.op in ("Select", "Transpose", "Concat") else 0
+    )
