@@ -7,7 +7,9 @@ import numpy as np
 from verifier.graph.ir import Graph, GraphBuilder
 
 
-def linear_graph(weight: list[list[float]] | np.ndarray, bias: list[float] | None = None, dtype: str = "float32") -> Graph:
+def linear_graph(
+    weight: list[list[float]] | np.ndarray, bias: list[float] | None = None, dtype: str = "float32"
+) -> Graph:
     """y = x @ weight + bias, with shapes (1, N_in) and (1, N_out)."""
     weight = np.asarray(weight, dtype=dtype)
     builder = GraphBuilder()

@@ -86,7 +86,9 @@ NAMES_1 = {"X0": "X_0", "X1": "X_1", "Y0": "Y_0", "Y1": "Y_1"}
 NAMES_2 = {"X0": "X[0,0]", "X1": "X[0,1]", "Y0": "Y[0,0]", "Y1": "Y[0,1]"}
 HEAD_1 = "".join(f"(declare-const {name} Real)\n" for name in NAMES_1.values())
 HEAD_2 = "(vnnlib-version <2.0>)(declare-network f (declare-input X float32 [1,2]) (declare-output Y float32 [1,2]))\n"
-BOX = [("and", [("<=", ("variable", x), ("number", 2.0)), (">=", ("variable", x), ("number", -2.0))]) for x in ("X0", "X1")]
+BOX = [
+    ("and", [("<=", ("variable", x), ("number", 2.0)), (">=", ("variable", x), ("number", -2.0))]) for x in ("X0", "X1")
+]
 
 
 def agree(head, names, asserted, points):

@@ -15,7 +15,8 @@ HEAD = declare(2, 2) + unit_box(2)
 
 def rows_of(clause):
     return sorted(
-        (tuple(c), limit, bool(s)) for c, limit, s in zip(clause.coeffs.tolist(), clause.limits, clause.strict, strict=True)
+        (tuple(c), limit, bool(s))
+        for c, limit, s in zip(clause.coeffs.tolist(), clause.limits, clause.strict, strict=True)
     )
 
 
@@ -169,7 +170,8 @@ def test_strictness_is_given_up_where_the_double_is_below_the_decimal():
 
 def test_comments_crlf_exponents_and_unusual_layout():
     text = (
-        "; (assert (<= X_0 7)) is a comment\r\n(set-logic QF_LRA)\r\n" + declare(2, 2).replace("\n", " ; c\r\n")
+        "; (assert (<= X_0 7)) is a comment\r\n(set-logic QF_LRA)\r\n"
+        + declare(2, 2).replace("\n", " ; c\r\n")
         + "( assert\n ( and ( <= X_0 1E-1 ) (>= X_0 -.5e+1)\t( >= 1. X_1 ) ; inner\n (<= -1 X_1)))\r\n"
         "(assert(or(and(<= Y_0 0))))(check-sat)"
     )

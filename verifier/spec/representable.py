@@ -6,7 +6,8 @@ import numpy as np
 
 from verifier.spec.problem import Case, InputSet, Problem
 
-_REPAIR_ROUNDS = 8
+_REPAIR_ROUNDS = 40
+_MAX_OVERSHOOT = 10
 
 
 def float_ceiling(values: np.ndarray, dtype: str) -> np.ndarray:
@@ -101,27 +102,28 @@ def snap_to_valid(inputs: InputSet, x: np.ndarray, dtype: str = "float32") -> np
 
     snapped = onto_box(x)
     for attempt in range(_REPAIR_ROUNDS if not inputs.is_box else 0):
-        moved = _towards_ball(inputs, _towards_rows(inputs, snapped, attempt), attempt)
+        slack = 2.0 ** (min(attempt, _MAX_OVERSHOOT) - 24)
+        moved = _towards_ball(inputs, _towards_rows(inputs, snapped, slack), slack)
         if moved is snapped:
             break
         snapped = onto_box(moved)
     return snapped.astype(dtype)
 
 
-def _towards_rows(inputs: InputSet, x: np.ndarray, attempt: int) -> np.ndarray:
-    """One sweep of projections onto violated rows, overshooting a little more at every attempt."""
+def _towards_rows(inputs: InputSet, x: np.ndarray, slack: float) -> np.ndarray:
+    """One sweep of projections onto violated rows, overshooting by the relative `slack`."""
     if inputs.row_coeffs is None or inputs.row_limits is None:
         return x
     for coeffs, limit in zip(inputs.row_coeffs, inputs.row_limits, strict=True):
         excess = x @ coeffs - limit
-        slack = 2.0 ** (attempt - 24) * (np.abs(x) @ np.abs(coeffs) + 1e-30)
-        if np.any(excess > 0):
-            step = np.where(excess > 0, excess + slack, 0.0) / (coeffs @ coeffs)
+        if np.any(excess > 0) and np.any(coeffs):
+            overshoot = slack * (np.abs(x) @ np.abs(coeffs) + 1e-30)
+            step = np.where(excess > 0, excess + overshoot, 0.0) / (coeffs @ coeffs)
             x = x - np.multiply.outer(step, coeffs)
     return x
 
 
-def _towards_ball(inputs: InputSet, x: np.ndarray, attempt: int) -> np.ndarray:
+def _towards_ball(inputs: InputSet, x: np.ndarray, slack: float) -> np.ndarray:
     """Scale points outside the ball towards its center; p = 0 keeps the largest moves."""
     ball = inputs.ball
     if ball is None:
@@ -136,7 +138,7 @@ def _towards_ball(inputs: InputSet, x: np.ndarray, attempt: int) -> np.ndarray:
         rank = np.argsort(order, axis=-1, kind="stable")
         return np.where(rank < keep, x, ball.center)
     size = np.linalg.norm(step, ord=ball.p, axis=-1)
-    target = ball.radius * (1 - 2.0 ** (attempt - 24))
+    target = ball.radius * (1 - slack)
     # Replay decides in exact arithmetic, so a norm within its own rounding error of the radius counts as outside.
     outside = size > ball.radius * (1 - 2.0**-46)
     if not np.any(outside):

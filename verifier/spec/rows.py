@@ -19,6 +19,7 @@ Polynomial = dict[tuple[int, ...], Fraction]
 
 _MAX_TERMS = 100_000
 _MAX_EXPONENT = 400
+_MAX_QUOTIENT = 10**300
 _DECIMAL = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE]([-+]?\d{1,9}))?\Z")
 
 
@@ -146,14 +147,14 @@ def rounded_row(
     if not terms:
         return Row((), (limit > 0) - (limit < 0), strict)
     ordered = sorted(terms.items())
-    if len(ordered) == 1:
+    nearest = False
+    if len(ordered) == 1 and abs(limit / ordered[0][1]) <= _MAX_QUOTIENT:
         column, coefficient = ordered[0]
         limit = limit / abs(coefficient)
         ordered = [(column, Fraction(1 if coefficient > 0 else -1))]
         nearest = not exact_real and columns.is_program_value(column)
     else:
         ordered, limit = _clear_denominators(ordered, limit, columns)
-        nearest = False
     rounded = _to_double(limit)
     if not nearest and Fraction(rounded) < limit:
         rounded = math.nextafter(rounded, math.inf)

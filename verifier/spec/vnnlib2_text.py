@@ -52,7 +52,9 @@ def parse_tree(text: str) -> Any:
         return vnnlib.parse_query_string(text)
     except vnnlib.VNNLibException as error:
         raise SpecError(_message(str(error))) from error
-    except (UnicodeError, ValueError, RuntimeError) as error:
+    except (IndexError, OverflowError) as error:  # how std::stod's out_of_range arrives
+        raise SpecError("a number is outside the range of normal doubles") from error
+    except (ValueError, RuntimeError) as error:
         raise SpecError(f"the VNN-LIB 2.0 parser refused the text: {error}") from error
 
 
