@@ -7,7 +7,7 @@ Source: Madry et al. 2018, arXiv:1706.06083; one target clause per restart, deca
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -36,6 +36,10 @@ class Falsifier:
     confirm: Confirm
     rng: np.random.Generator
     replay_budget: int = 200
+
+    def on(self, group: Group) -> Falsifier:
+        """The same falsifier for other boxes."""
+        return replace(self, group=group)
 
     def margins(self, box: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Row margins [P, S] of points [P, N_in] in boxes [P], and the outputs' size for the tolerance [P]."""

@@ -145,7 +145,7 @@ class Network:
 def _transpose_flops(node: Node, graph: Graph) -> float:
     weight = node.attrs.get("weight")
     if weight is None:
-        return 4.0 * node.size
+        return 40.0 * node.size  # a few passes over memory cost as much as this many products
     if node.op == "Dense":
         return 2.0 * node.size * weight.shape[0]
     if node.op == "ConvTranspose":

@@ -21,6 +21,8 @@ from verifier.spec.groups import Group
 
 ROOT_ITERATIONS = 60
 CHILD_ITERATIONS = 12
+#: For subdomains without anything left to split, whose bound is a linear program's once converged.
+LAST_ITERATIONS = 400
 #: Share of the remaining time that optimising intermediate bounds may take.
 INTERMEDIATE_SHARE = 0.15
 
@@ -126,8 +128,14 @@ def _search(
         batch = frontier.take(max(1, batch_size // 2))
         stuck = batch.candidates[:, 0] < 0
         if bool(stuck.any()):
-            # Every relaxation is exact there, so only rounding keeps the clause open.
-            return SplitResult(None, len(frontier) + len(batch), exhausted=True)
+            # Every relaxation is exact there, so only the multipliers can still improve.
+            last = domains.bound(batch.select(stuck), LAST_ITERATIONS, run.stopped)
+            batch = batch.select(~stuck)
+            left = int((~last.closed).sum())
+            if left:
+                return SplitResult(None, len(frontier) + len(batch) + left, exhausted=True)
+            if len(batch) == 0:
+                continue
         children = _branch(domains, batch)
         bounds = domains.bound(children, CHILD_ITERATIONS, run.stopped)
         run.visited += len(children)

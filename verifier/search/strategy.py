@@ -19,6 +19,8 @@ from verifier.spec.query import Query
 
 #: Boxes with at most this many inputs of nonzero width are split on inputs first.
 FEW_INPUTS = 12
+#: Share of the time that looking for a counterexample may take before anything is proved.
+FALSIFY_SHARE = 0.15
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ def _decide_group(
 ) -> Conclusion:
     falsifier = Falsifier(engine, group, confirm, rng)
     with run.stage("falsify"):
-        found = falsifier.sample(run, 200) or falsifier.pgd(run, 32, 20)
+        brief = run.limited(FALSIFY_SHARE * run.remaining())
+        found = falsifier.sample(brief, 200) or falsifier.pgd(brief, 32, 20)
         if found is None and attack_only:
             found = _keep_attacking(falsifier, run)
     if found is not None:
@@ -117,6 +120,10 @@ def _split_neurons(engine: BoxEngine, group: Group, run: Run, falsifier: Falsifi
     for index in range(len(group.lower)):
         with run.stage("split neurons"):
             result = split_activations(engine, group, index, falsifier, run)
+        if result.exhausted and not run.stopped():
+            # The multipliers did not converge to the exact bound; smaller boxes always do.
+            with run.stage("split inputs"):
+                result = split_inputs(engine, group.only(index), falsifier.on(group.only(index)), run)
         if result.witness is not None:
             return Conclusion(Verdict.SAT, StopReason.COUNTEREXAMPLE, result.witness, engine.name)
         if result.open_count:

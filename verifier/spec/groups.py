@@ -62,6 +62,11 @@ class Group:
     case: np.ndarray
     inputs: InputSet | None = None
 
+    def only(self, index: int) -> Group:
+        """The group of one of the boxes."""
+        part = slice(index, index + 1)
+        return Group(self.rows, self.lower[part], self.upper[part], self.limits[part], self.case[part], self.inputs)
+
 
 def group_cases(problem: Problem) -> list[Group]:
     """The problem's non-empty cases, those with equal rows together.
