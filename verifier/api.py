@@ -65,11 +65,16 @@ def falsify(
 def load(networks: Networks, spec: str | os.PathLike[str] | Query) -> tuple[Query, object]:
     """The query, and the models to replay on (paths, or the Graph itself)."""
     from verifier.graph.load import load_network
-    from verifier.spec.load import load_query
+    from verifier.spec.load import hidden_tensors, load_query
 
     single = not isinstance(networks, Mapping)
     named = {"f": networks} if single else dict(networks)
-    graphs = {k: v if isinstance(v, Graph) else load_network(os.fspath(v)) for k, v in named.items()}
+    hidden = {} if isinstance(spec, Query) else hidden_tensors(os.fspath(spec))
+    if single:
+        hidden = {"f": next(iter(hidden.values()), ())}
+    graphs = {
+        k: v if isinstance(v, Graph) else load_network(os.fspath(v), hidden=hidden.get(k, ())) for k, v in named.items()
+    }
     # Only ONNX files can be replayed as deployed; other sources are evaluated as the graph.
     models = {k: os.fspath(v) if _is_onnx(v) else graphs[k] for k, v in named.items()}
     given = next(iter(graphs.values())) if single else graphs
@@ -115,7 +120,7 @@ class _Confirmer:
         x = snap_to_valid(inputs, point, self._query.graph.dtype)
         if self._replay is None:
             self._replay = Replay(self._models, self._query)  # type: ignore[arg-type]
-        result = self._replay.check(self._query, x)
+        result = self._replay.check(self._query, x, case=case)
         if result.valid:
             return x, result
         self.failed += 1

@@ -116,6 +116,11 @@ def test_row_signs_are_exact(pairs, limit, on_the_limit):
     assert (slack > 0) == (exact > 0) and (slack < 0) == (exact < 0)
 
 
+def test_row_signs_survive_overflow():
+    coeffs, values = np.array([[1e300, -1e300]]), np.array([1e30, 1e30])
+    assert row_slacks(coeffs, np.array([0.0]), values) == [0]
+
+
 def test_the_violated_case_is_found_among_many():
     cases = []
     for k in range(4):
@@ -125,6 +130,8 @@ def test_the_violated_case_is_found_among_many():
     result = Replay(relu_graph()).check(query, np.float32([0.75, 0.25]))
     assert result.valid and result.case == 2  # 0.75 lies in cases 2 and 3; y = 1.25
     assert Replay(relu_graph()).check(query, np.float32([0.25, 0.0])).valid is False
+    assert Replay(relu_graph()).check(query, np.float32([0.75, 0.25]), case=3).case == 3
+    assert not Replay(relu_graph()).check(query, np.float32([0.75, 0.25]), case=0).valid
 
 
 def test_products_and_mixed_rows_use_the_replayed_outputs_exactly():
@@ -160,6 +167,20 @@ def test_hidden_tensors_and_shared_models_in_onnx_runtime():
         assert not Replay(models, query).check(query, x[[2, 1, 0]]).valid
     with pytest.raises(SpecError, match=r"expected models for \['f'\]"):
         Replay({"g": onnx_bytes()}, query)
+
+
+def test_hidden_tensors_of_an_imported_file(tmp_path):
+    from verifier.graph.load import load_network
+    from verifier.spec.load import hidden_tensors, load_query
+
+    model, spec = tmp_path / "n.onnx", tmp_path / "p.vnnlib"
+    model.write_bytes(onnx_bytes())
+    spec.write_text(V2)
+    graph = load_network(model, hidden=hidden_tensors(spec)["f"])
+    query = load_query(spec, graph)
+    x = np.float32([-0.5, 0.5, 0.5])
+    for models in (model, graph):
+        assert Replay(models, query).check(query, x).valid
 
 
 def test_unknown_hidden_tensor_and_broken_models():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -97,7 +97,7 @@ class Replay:
             raise ShapeError(f"replay: the networks take {start} inputs, got {given.size}")
         return np.concatenate(outputs), hidden
 
-    def check(self, query: Query, x: np.ndarray) -> ReplayResult:
+    def check(self, query: Query, x: np.ndarray, *, case: int | None = None) -> ReplayResult:
         """Whether x is a counterexample: in the input set, and unsafe on the replayed outputs.
 
         Comparisons are exact: floats are taken as the rationals they are. NaN is never unsafe.
@@ -105,6 +105,7 @@ class Replay:
         Args:
             query: the question.
             x: [N_in], numbers of the program's dtype (`snap_to_valid` makes them so).
+            case: look at this case alone, which is quicker where there are thousands; None: all.
         """
         x = np.asarray(x).reshape(-1)
         if x.size != query.graph.input_size:
@@ -120,11 +121,13 @@ class Replay:
         y, hidden = self._run(given)
         exact = given.astype(np.float64)
         values, rationals = _values(query, exact, y.astype(np.float64), hidden)
-        return self._judge(query, exact, y, hidden, values, rationals)
+        cases = range(len(query.problem.cases)) if case is None else (case,)
+        return self._judge(query, cases, exact, y, hidden, values, rationals)
 
     def _judge(
         self,
         query: Query,
+        cases: Sequence[int],
         x: np.ndarray,
         y: np.ndarray,
         hidden: dict[tuple[str, str], np.ndarray],
@@ -133,7 +136,8 @@ class Replay:
     ) -> ReplayResult:
         best: tuple[Value, int, int] = (float("inf"), -1, -1)
         reason, found, valid = "", False, False
-        for k, case in enumerate(query.problem.cases):
+        for k in cases:
+            case = query.problem.cases[k]
             why = outside(case.inputs, x, query.graph.dtype)
             if why:
                 reason = reason or why
