@@ -12,7 +12,6 @@ import argparse
 import json
 import platform
 
-from verifier import __version__
 from verifier.errors import SpecError
 
 
@@ -29,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
         raise SpecError("info: expected NET, --build, or both")
     if args.build:
         build = _build()
-        print(json.dumps(build, indent=1) if args.json else "\n".join(f"{k:<14} {v}" for k, v in build.items()))
+        print(json.dumps(build, indent=1) if args.json else "\n".join(f"{k:<18} {v}" for k, v in build.items()))
     if args.network is not None:
         _describe(args.network, as_json=args.json)
     return 0
@@ -38,11 +37,11 @@ def run(args: argparse.Namespace) -> int:
 def _build() -> dict[str, str]:
     from verifier.kernels import build_info
 
+    built = {key: ", ".join(map(str, v)) if isinstance(v, list) else str(v) for key, v in build_info().items()}
     return {
-        "verifier": __version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        **{key: str(value) for key, value in build_info().items()},
+        **{key: value or "none" for key, value in built.items()},
     }
 
 

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     from verifier.spec.replay import Replay
     from verifier.spec.witness import read_witness
 
-    if len(args.files) < 2:
+    if len(args.files) != (2 if args.network else 3):
         raise SpecError("replay: expected NET SPEC WITNESS, or SPEC WITNESS --network NAME=FILE")
     *args.files, witness = args.files
     networks, spec = split_problem(args)
