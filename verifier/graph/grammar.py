@@ -21,7 +21,9 @@ Linear (exact in bound propagation)
     BlockDense    (x)       weight [K, in, out]  x [..., K, in] -> [..., K, out], one matrix per slice
 Rounded in the deployed program, but linear: any of the above may carry
     rounding_terms (int, roundings fused into this node beyond its own) and
-    bias_magnitude (array like bias/shift: |terms| summed before cancellation), see METHODS 7.
+    bias_magnitude (array like bias/shift: |terms| summed before cancellation).
+Any node may carry deployed_error: a number that replaces the operator's own allowance for the
+deployed program's rounding (0 for helper nodes that the program does not have).
 Elementwise nonlinear (x)
     Relu, LeakyRelu (alpha), PRelu (slope, broadcasts), Elu (alpha), Selu (alpha, gamma), Celu (alpha),
     Clip (lower, upper; arrays or +-inf), HardSigmoid (alpha, beta), HardSwish,
@@ -116,7 +118,7 @@ def check(graph: Graph) -> None:
         if form.arity is not None and len(node.inputs) != form.arity or form.arity is None and not node.inputs:
             raise NetworkError(f"node '{name}' ({node.op}): expected {form.arity or 'at least 1'} inputs, got {len(node.inputs)}")
         missing = set(form.required) - set(node.attrs)
-        extra = set(node.attrs) - set(form.required) - set(form.optional)
+        extra = set(node.attrs) - set(form.required) - set(form.optional) - {"deployed_error"}
         if missing or extra:
             raise NetworkError(f"node '{name}' ({node.op}): missing attributes {sorted(missing)}, unknown {sorted(extra)}")
         undefined = [i for i in node.inputs if i not in seen]

@@ -1,0 +1,1 @@
+"""ONNX import: file bytes -> records (proto) -> canonical graph (importer)."""
