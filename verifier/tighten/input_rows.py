@@ -17,8 +17,8 @@ NewColumns = Callable[[np.ndarray, np.ndarray], np.ndarray]
 def add_input_rows(inputs: InputSet, columns: np.ndarray, rows: RowBuffer, new_columns: NewColumns) -> None:
     """Append the rows of everything linear in an input set; an l2 ball adds none, see `l2_cut`.
 
-    l1: |x_i - c_i| <= s_i t_i, sum t <= radius, exact. l0: |x_i - c_i| <= reach_i t_i, t in
-    [0, 1], sum t <= budget, the linear relaxation of the choice of features.
+    l1: |x_i - c_i| <= s_i t_i, sum t <= radius, exact. l0: -(c_i - l_i) t_i <= x_i - c_i <= (u_i - c_i) t_i,
+    t in [0, 1], sum t <= budget, the linear relaxation of the choice of features.
     """
     if inputs.row_coeffs is not None and inputs.row_limits is not None:
         coeffs = sparse.csr_matrix(np.asarray(inputs.row_coeffs, dtype=np.float64))
@@ -28,13 +28,13 @@ def add_input_rows(inputs: InputSet, columns: np.ndarray, rows: RowBuffer, new_c
     ball = inputs.ball
     if ball is None or ball.p not in (0, 1):
         return
-    reach, most = _reach(inputs, ball)
+    down, up, most = _reach(inputs, ball)
     size = columns.size
     share = new_columns(np.zeros(size), np.full(size, most))
     one, infinite = np.ones(size), np.full(size, np.inf)
     center = np.asarray(ball.center, dtype=np.float64)
-    rows.append_terms([(columns, one), (share, -reach)], -infinite, center)
-    rows.append_terms([(columns, -one), (share, -reach)], -infinite, -center)
+    rows.append_terms([(columns, one), (share, -up)], -infinite, center)
+    rows.append_terms([(columns, -one), (share, -down)], -infinite, -center)
     total = sparse.csr_matrix((one, share, [0, size]), shape=(1, int(share[-1]) + 1))
     limit = float(np.floor(ball.radius)) if ball.p == 0 else ball.radius
     rows.append(total, np.array([-np.inf]), np.array([limit]))
@@ -60,14 +60,14 @@ def l2_cut(ball: Ball, columns: np.ndarray, point: np.ndarray, width: int) -> tu
     return row, limit
 
 
-def _reach(inputs: InputSet, ball: Ball) -> tuple[np.ndarray, float]:
-    """How far one unit of share moves each feature, and the largest share of one feature."""
+def _reach(inputs: InputSet, ball: Ball) -> tuple[np.ndarray, np.ndarray, float]:
+    """How far one unit of share moves each feature down and up, and the largest share of one feature."""
     center = np.asarray(ball.center, dtype=np.float64)
     if ball.p == 0:
-        farthest = np.maximum(inputs.upper - center, center - inputs.lower)
-        return np.maximum(np.nextafter(farthest, np.inf), 0.0), 1.0
+        down, up = (np.nextafter(d, np.inf) for d in (center - inputs.lower, inputs.upper - center))
+        return np.maximum(down, 0.0), np.maximum(up, 0.0), 1.0
     scale = np.ones_like(center) if ball.scale is None else np.asarray(ball.scale, dtype=np.float64)
-    return scale, float(ball.radius)
+    return scale, scale, float(ball.radius)
 
 
 def _wide(coeffs: sparse.csr_matrix, columns: np.ndarray) -> tuple[int, int]:
