@@ -60,6 +60,7 @@ def mixed_integer_model(model: LinearModel) -> MixedIntegerModel | None:
         col_lower=np.concatenate([model.col_lower, np.zeros(added)]),
         col_upper=np.concatenate([model.col_upper, np.ones(added)]),
         relaxation_rows=np.zeros(matrix.shape[0], dtype=bool),
+        definitions=model.definitions,
         neurons=(),
         inputs=model.inputs,
         outputs=model.outputs,

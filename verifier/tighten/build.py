@@ -55,6 +55,7 @@ class _Build:
         self.maps, self.bounds, self.given = maps, bounds, given
         self.rows = RowBuffer()
         self.relaxation: list[tuple[int, int]] = []
+        self.definitions: list[tuple[int, int]] = []
         self.columns: dict[str, np.ndarray] = {}
         self.neurons: list[Neurons] = []
         self.lower: list[np.ndarray] = [np.zeros(1)]
@@ -103,6 +104,12 @@ class _Build:
         block = sparse.csr_matrix((data, cols, starts + np.arange(starts.size)), shape=(own.size, self.count))
         slack = np.where(error > 0, error + dot_error(error + np.abs(offset), 2), 0.0)
         self.rows.append(block, offset - slack, offset + slack)
+        self.definitions.append((self.rows.count - own.size, self.rows.count))
+
+    def define(self, terms: list[tuple[np.ndarray, np.ndarray]], value: np.ndarray) -> None:
+        """Equality rows whose first term is a new column with coefficient 1."""
+        self.rows.append_terms(terms, value, value)
+        self.definitions.append((self.rows.count - value.size, self.rows.count))
 
     def activation(
         self, place: tuple[str, np.ndarray], curve: Curve, source, before: Interval, after: Interval
@@ -136,8 +143,9 @@ class _Build:
             self.bent.add(column)
         if np.any(taken):
             pre[taken] = self.new_columns(lower[taken], upper[taken])
-            ones, zeros = np.ones(int(taken.sum())), np.zeros(int(taken.sum()))
-            self.rows.append_terms([(pre[taken], ones), (source[taken], -ones)], zeros, zeros)
+            ones = np.ones(int(taken.sum()))
+            zeros = np.zeros_like(ones)
+            self.define([(pre[taken], ones), (source[taken], -ones)], zeros)
         return pre
 
     def bend(self, neurons: Neurons, lower: np.ndarray, upper: np.ndarray) -> None:
@@ -151,7 +159,8 @@ class _Build:
             (lines.slope_upper, lines.offset_upper, False),
         ):
             for k in range(slopes.shape[1]):
-                new = ~np.any((slopes[:, :k] == slopes[:, k : k + 1]), axis=1)
+                # A repeated slope is a repeated line; a flat one is the column's own bound.
+                new = ~np.any((slopes[:, :k] == slopes[:, k : k + 1]), axis=1) & (slopes[:, k] != 0.0)
                 low = offsets[:, k] if below else -infinite
                 high = infinite if below else offsets[:, k]
                 terms = [(neurons.post[new], np.ones(int(new.sum()))), (neurons.pre[new], -slopes[new, k])]
@@ -190,11 +199,11 @@ class _Build:
             low, high = np.maximum(low, known_low), np.minimum(high, known_high)
         one, zero = np.ones(size), np.zeros(size)
         difference = self.new_columns(low, high)
-        self.rows.append_terms([(difference, one), (b, -one), (a, one)], zero, zero)
+        self.define([(difference, one), (b, -one), (a, one)], zero)
         relu = curve_of(Node(name, "Relu", (), (size,), {}))
         post = self.activation((name, positions), relu, difference, (low, high), relu.range(low, high))
         result = self.new_columns(np.maximum(a_low, b_low), np.maximum(a_high, b_high))
-        self.rows.append_terms([(result, one), (a, -one), (post, -one)], zero, zero)
+        self.define([(result, one), (a, -one), (post, -one)], zero)
         self.rows.append_terms([(result, one), (b, -one)], zero, np.full(size, np.inf))
         return result
 
@@ -218,6 +227,7 @@ class _Build:
             col_lower=col_lower,
             col_upper=col_upper,
             relaxation_rows=relaxation,
+            definitions=tuple(self.definitions),
             neurons=tuple(self.neurons),
             inputs=flat_inputs,
             outputs=outputs,
@@ -237,6 +247,6 @@ class _Build:
         old = columns[repeated]
         columns[repeated] = self.new_columns(lower[old], upper[old])
         one, zero = np.ones(old.size), np.zeros(old.size)
-        self.rows.append_terms([(columns[repeated], one), (old, -one)], zero, zero)
+        self.define([(columns[repeated], one), (old, -one)], zero)
         return columns
 

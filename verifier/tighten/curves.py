@@ -103,6 +103,17 @@ class Curve:
                 found = np.where(convex, np.minimum(found, bowl), found)
         return found - np.abs(b) * self.deployed_error * (1.0 + 2.0**-50)
 
+    def minimiser(self, a: np.ndarray, b: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
+        """A point of [lower, upper] near where a*x + b*f(x) is smallest, [N]; for choosing, not for bounds."""
+        candidates = [self.segment_ends(lower, upper)]
+        a2, b2 = a[:, None], b[:, None]
+        if not self.piecewise_linear:
+            ends = candidates[0]
+            candidates += [self._stationary(a2, b2, ends[:, k : k + 1], ends[:, k + 1 : k + 2]) for k in range(len(self.curvature))]
+        points = np.concatenate(candidates, axis=1)
+        best = (a2 * points + b2 * self.value(points)).argmin(axis=1)
+        return np.take_along_axis(points, best[:, None], axis=1)[:, 0]
+
     def range(self, lower: np.ndarray, upper: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Enclosure of f([lower, upper]), rounded outward (exact for pieces that are exact), [N] each."""
         zero, one = np.zeros_like(lower), np.ones_like(lower)
@@ -116,17 +127,20 @@ class Curve:
 
     def _tangent_bound(self, a: np.ndarray, b: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """Lower bound of the convex a*x + b*f(x) on [left, right] by a tangent near its minimum, [N]."""
-        low, high = left, right
-        for _ in range(_BISECTIONS):
-            middle = 0.5 * (low + high)
-            rising = a + b * self.slope(middle) > 0
-            low, high = np.where(rising, low, middle), np.where(rising, middle, high)
-        x = 0.5 * (low + high)
+        x = self._stationary(a, b, left, right)
         slope = a + b * self.slope(x)
         doubt = _SMOOTH_REL * (np.abs(a) + np.abs(b) * (1.0 + np.abs(self.slope(x))))
         value = a * x + b * self.value(x) - self._error(a, b, x)
         fall = np.maximum(slope + doubt, 0.0) * (x - left) + np.maximum(doubt - slope, 0.0) * (right - x)
         return (value - fall * (1.0 + 2.0**-40) - TINY)[:, 0]
+
+    def _stationary(self, a: np.ndarray, b: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        """Where the slope of a*x + b*f(x) changes sign on [low, high] if the sum is convex there, [N, 1]."""
+        for _ in range(_BISECTIONS):
+            middle = 0.5 * (low + high)
+            rising = a + b * self.slope(middle) > 0
+            low, high = np.where(rising, low, middle), np.where(rising, middle, high)
+        return 0.5 * (low + high)
 
 
 def curve_of(node: Node, deployed_error: np.ndarray | None = None) -> Curve:
@@ -278,3 +292,6 @@ _CURVES: dict[str, Callable[[Node], _Recipe]] = {
     "Gelu": _gelu,
     "Pow": _power,
 }
+
+# Operators that `curve_of` covers.
+CURVED = tuple(_CURVES)

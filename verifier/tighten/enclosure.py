@@ -42,6 +42,19 @@ def enclose(curve: Curve, lower: np.ndarray, upper: np.ndarray) -> Lines:
     return Lines(slope_lower, np.stack(offset_lower, axis=1), slope_upper, np.stack(offset_upper, axis=1))
 
 
+def hull_slopes_at_middle(curve: Curve, lower: np.ndarray, upper: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Slopes [N] of the lower and of the upper hull's edge over the middle of [lower, upper].
+
+    For relu: 1 if upper > -lower else 0 below, and upper / (upper - lower) above, CROWN's adaptive choice.
+    """
+    points = _sample(curve, lower, upper)
+    values = curve.value(points)
+    middle = 0.5 * (lower + upper)[:, None]
+    gap = np.clip((points <= middle).sum(axis=1) - 1, 0, points.shape[1] - 2)[:, None]
+    below = np.take_along_axis(_hull_slopes(points, values), gap, axis=1)[:, 0]
+    return below, -np.take_along_axis(_hull_slopes(points, -values), gap, axis=1)[:, 0]
+
+
 def _sample(curve: Curve, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
     ends = curve.segment_ends(lower, upper)
     if curve.piecewise_linear:

@@ -10,7 +10,7 @@ from scipy import sparse
 from verifier.errors import NetworkError, ShapeError, UnsupportedOperator
 from verifier.graph.ir import Graph, Node
 from verifier.spec.problem import InputSet
-from verifier.tighten.curves import Curve, curve_of
+from verifier.tighten.curves import CURVED, Curve, curve_of
 from verifier.tighten.linear_maps import AFFINE, MOVES, affine_map, move_indices, reduction_groups
 from verifier.tighten.rounding import dot_error, matvec_interval, row_terms
 
@@ -27,6 +27,8 @@ class Maps:
     Raises:
         UnsupportedOperator: a node that no model here can hold.
     """
+
+    activations = (*CURVED, "ReduceMax")
 
     def __init__(self, graph: Graph, rounding_error: Errors | None = None):
         self.graph = graph

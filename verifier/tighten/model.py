@@ -43,6 +43,8 @@ class LinearModel:
         row_lower, row_upper: float64 [R], +-inf where one-sided.
         col_lower, col_upper: float64 [C], finite. Column 0 is fixed to zero.
         relaxation_rows: bool [R], rows that follow from `neurons`; a bound may leave them out.
+        definitions: (start, stop) ranges of rows that define new columns, in evaluation order; the
+            first stored entry of such a row is its column, with coefficient 1.
         neurons: the curves, in evaluation order.
         inputs, outputs: int, columns of the flat inputs [N_in] and outputs [N_out].
         node_columns: node name -> int [size], the columns of its values.
@@ -54,6 +56,7 @@ class LinearModel:
     col_lower: np.ndarray
     col_upper: np.ndarray
     relaxation_rows: np.ndarray
+    definitions: tuple[tuple[int, int], ...]
     neurons: tuple[Neurons, ...]
     inputs: np.ndarray
     outputs: np.ndarray

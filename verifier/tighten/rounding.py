@@ -38,8 +38,16 @@ def row_terms(matrix: sparse.csr_matrix) -> int:
     return int(np.max(np.diff(matrix.indptr), initial=0))
 
 
+def with_data(matrix: sparse.csr_matrix, data: np.ndarray) -> sparse.csr_matrix:
+    """The same pattern with other numbers.
+
+    scipy's own abs() and maximum() first add up repeated entries *in place*, which rounds.
+    """
+    return sparse.csr_matrix((data, matrix.indices, matrix.indptr), shape=matrix.shape)
+
+
 def matvec_interval(matrix: sparse.csr_matrix, lower: np.ndarray, upper: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """An enclosure of {matrix @ x : lower <= x <= upper}, rounded outward; float64 [rows] each."""
-    positive, negative = matrix.maximum(0), matrix.minimum(0)
-    error = dot_error(abs(matrix) @ np.maximum(np.abs(lower), np.abs(upper)), 2 * row_terms(matrix) + 2)
+    positive, negative = with_data(matrix, np.maximum(matrix.data, 0)), with_data(matrix, np.minimum(matrix.data, 0))
+    error = dot_error(with_data(matrix, np.abs(matrix.data)) @ np.maximum(np.abs(lower), np.abs(upper)), 2 * row_terms(matrix) + 2)
     return positive @ lower + negative @ upper - error, positive @ upper + negative @ lower + error

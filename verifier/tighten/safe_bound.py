@@ -18,7 +18,7 @@ import numpy as np
 
 from verifier.errors import ShapeError
 from verifier.tighten.model import LinearModel
-from verifier.tighten.rounding import WIDEN, dot_error, sum_down
+from verifier.tighten.rounding import WIDEN, dot_error, sum_down, with_data
 
 
 def safe_bound(model: LinearModel, cost: np.ndarray, duals: np.ndarray) -> float:
@@ -73,7 +73,7 @@ def proves_infeasible(model: LinearModel, ray: np.ndarray) -> bool:
 def _residual(model: LinearModel, cost: np.ndarray, duals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """d = cost - A^T y as computed, and a bound on its error, [C] each."""
     value = cost - model.matrix.T @ duals
-    magnitude = np.abs(cost) + abs(model.matrix).T @ np.abs(duals)
+    magnitude = np.abs(cost) + with_data(model.matrix, np.abs(model.matrix.data)).T @ np.abs(duals)
     longest = int(np.bincount(model.matrix.indices, minlength=1).max(initial=0)) + 1
     return value, np.where(magnitude > 0, dot_error(magnitude, longest), 0.0)
 
