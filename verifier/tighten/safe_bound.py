@@ -40,7 +40,7 @@ def safe_bound(model: LinearModel, cost: np.ndarray, duals: np.ndarray) -> float
     with np.errstate(over="ignore", invalid="ignore"):
         limits = np.where(duals > 0, model.row_lower, np.where(duals < 0, model.row_upper, 0.0))
         row_terms = duals * limits
-        residual, doubt = _residual(model, cost, duals)
+        residual, doubt = residual_interval(model, cost, duals)
         paired = np.zeros(model.column_count, dtype=bool)
         terms = [row_terms]
         for neurons in model.neurons:
@@ -70,7 +70,7 @@ def proves_infeasible(model: LinearModel, ray: np.ndarray) -> bool:
     return safe_bound(model, np.zeros(model.column_count), ray) > 0.0
 
 
-def _residual(model: LinearModel, cost: np.ndarray, duals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def residual_interval(model: LinearModel, cost: np.ndarray, duals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """d = cost - A^T y as computed, and a bound on its error, [C] each."""
     value = cost - model.matrix.T @ duals
     magnitude = np.abs(cost) + with_data(model.matrix, np.abs(model.matrix.data)).T @ np.abs(duals)
