@@ -8,6 +8,7 @@ there is a true upper bound of the minimum.
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -147,7 +148,9 @@ def _cvxpy(mixed: MixedIntegerModel, cost: np.ndarray, time_limit_s: float | Non
     limits += [rows[below] >= linear.row_lower[below], rows[above] <= linear.row_upper[above]]
     program = cvxpy.Problem(cvxpy.Minimize(cost[free] @ x), limits)
     try:
-        program.solve(solver=solver)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the status says as much
+            program.solve(solver=solver)
     except cvxpy.error.SolverError as error:
         return None, -np.inf, f"failed: {error}"
     if x.value is None:

@@ -100,9 +100,11 @@ class Objective:
 
 
 def ascend(
-    objective: Objective, start: Multipliers, steps: int, time_limit_s: float | None
+    objective: Objective, start: Multipliers, steps: int, step_rel: float, time_limit_s: float | None
 ) -> tuple[Multipliers, float]:
     """The best multipliers met on Adam's way up from `start`, and the (unproved) value there.
+
+    step_rel: first step relative to the mean of `start.shift`.
 
     Source: Dathathri et al. 2020, arXiv:2010.11645.
     """
@@ -118,7 +120,7 @@ def ascend(
             best, best_value = at, value
         if time.perf_counter() >= stop:
             break
-        rate = 0.3 * typical * (0.5 * (1.0 + np.cos(np.pi * (step - 1) / steps)) + 1e-3)
+        rate = step_rel * typical * (0.5 * (1.0 + np.cos(np.pi * (step - 1) / steps)) + 1e-3)
         for k, g in enumerate((gradient.line, gradient.product, gradient.shift)):
             means[k] = _MEAN * means[k] + (1 - _MEAN) * g
             squares[k] = _SQUARE * squares[k] + (1 - _SQUARE) * g * g

@@ -5,6 +5,7 @@ A solver only supplies multipliers and a point to look at; nothing it returns is
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -125,7 +126,10 @@ class CvxpySolver(Solver):
     def solve(self, cost, time_limit_s=None):
         self._cost.value = np.asarray(cost, dtype=np.float64)
         try:
-            self._program.solve(solver=self._name)
+            with warnings.catch_warnings():
+                # An inaccurate answer only makes the rebuilt bound weaker.
+                warnings.simplefilter("ignore", UserWarning)
+                self._program.solve(solver=self._name)
         except self._cvxpy.error.SolverError as error:
             return Solution(np.zeros(self._model.row_count), None, False, f"failed: {error}")
         status = self._program.status
