@@ -1,0 +1,1 @@
+"""The command line: one small file a command, arguments in, text or JSON out."""

@@ -51,7 +51,7 @@ def load_network(path: str | Path, *, simplified: bool = True, hidden: Sequence[
     data = read_bytes(path)
     stem = path.name.removesuffix(".gz")
     try:
-        if stem.endswith(".nnet") or not stem.endswith(".onnx") and data[:2] == b"//":
+        if stem.endswith(".nnet") or (not stem.endswith(".onnx") and data[:2] == b"//"):
             from verifier.graph.nnet import import_nnet
 
             graph = import_nnet(data, source=str(path))

@@ -1,0 +1,1 @@
+"""Checked wrappers over the compiled module; importing this package imports neither torch nor the module."""

@@ -10,9 +10,9 @@ Shape letters: B subdomains, S specification rows, M any leading rows (B*S flatt
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -40,6 +40,7 @@ class NodeTensors:
         self.input_shapes = tuple(graph[i].shape for i in node.inputs)
         self.dtype, self.device = dtype, device
         self._tensors: dict[str, Tensor] = {}
+        self._derived: dict[str, Any] = {}
 
     def __getitem__(self, key: str) -> Tensor:
         """Attribute `key` as a tensor; floating attributes take the engine's dtype, integer ones int64.
@@ -58,6 +59,12 @@ class NodeTensors:
         value = np.asarray(self.node.attrs[key])
         dtype = self.dtype if value.dtype.kind == "f" else torch.int64
         return torch.tensor(value, dtype=dtype, device=self.device)
+
+    def once(self, key: str, make: Callable[[NodeTensors], Any]) -> Any:
+        """make(self), computed at the first call for `key` and kept."""
+        if key not in self._derived:
+            self._derived[key] = make(self)
+        return self._derived[key]
 
     @property
     def extra_roundings(self) -> int:
@@ -86,6 +93,16 @@ class Linear(ABC):
 
     def constant_magnitude(self, at: NodeTensors) -> Tensor | None:
         """At least the sum of |constant terms| before cancellation, or None where there are none."""
+        return None
+
+    def ends(
+        self, at: NodeTensors, lows: Sequence[Tensor], highs: Sequence[Tensor]
+    ) -> tuple[Sequence[Tensor], Sequence[Tensor]] | None:
+        """Inputs that give the smallest and the largest y on a box, where that is a choice of ends.
+
+        Intervals taken at the ends keep small ends small; a midpoint and a radius would lose them to
+        rounding when the other end is huge. None: use midpoint and radius.
+        """
         return None
 
     def terms(self, at: NodeTensors) -> int:

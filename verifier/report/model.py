@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,8 +32,7 @@ class Witness:
     text: str
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(NamedTuple):
     """One line of the time line: seconds since the start, the stage, what happened."""
 
     seconds: float
@@ -85,6 +84,7 @@ class Report:
             raise ValueError(f"a report carries a witness exactly when it says sat, got {self.verdict.value}")
         object.__setattr__(self, "seconds", MappingProxyType(dict(self.seconds)))
         object.__setattr__(self, "network", MappingProxyType(dict(self.network)))
+        object.__setattr__(self, "timeline", tuple(Event(*event) for event in self.timeline))
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain JSON values (numbers, strings, lists, objects); infinities become strings."""

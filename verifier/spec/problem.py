@@ -35,6 +35,8 @@ class InputSet:
         lower, upper: float64 [N_in], finite; every other constraint only shrinks the box.
         row_coeffs: float64 [R, N_in]; row_limits: float64 [R].
         ball: an extra lp constraint, or None.
+        row_strict: bool [R], rows that hold with `<`; None: all `<=`. Bounds may ignore it, a
+            witness may not.
     """
 
     lower: np.ndarray
@@ -42,11 +44,12 @@ class InputSet:
     row_coeffs: np.ndarray | None = None
     row_limits: np.ndarray | None = None
     ball: Ball | None = None
+    row_strict: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         for name in ("lower", "upper"):
             value = np.ascontiguousarray(getattr(self, name), dtype=np.float64)
-            if value.ndim != 1 or not np.all(np.isfinite(value)):
+            if value.ndim != 1 or not np.isfinite(value).all():
                 raise SpecError(f"input set: {name} must be a finite vector [N_in], got shape {value.shape}")
             object.__setattr__(self, name, value)
         if self.lower.shape != self.upper.shape:
@@ -81,12 +84,16 @@ class Clause:
     strict: np.ndarray
 
     def __post_init__(self) -> None:
-        coeffs = np.atleast_2d(np.asarray(self.coeffs, dtype=np.float64))
+        # Property files hold up to a million clauses: arrays that are right already are left alone.
+        coeffs = np.asarray(self.coeffs, dtype=np.float64)
+        coeffs = coeffs if coeffs.ndim == 2 else np.atleast_2d(coeffs)
         limits = np.asarray(self.limits, dtype=np.float64).reshape(-1)
-        strict = np.broadcast_to(np.asarray(self.strict, dtype=bool).reshape(-1), limits.shape).copy()
+        strict = np.asarray(self.strict, dtype=bool).reshape(-1)
+        if strict.shape != limits.shape:
+            strict = np.broadcast_to(strict, limits.shape).copy()
         if coeffs.shape[0] != limits.shape[0]:
             raise ShapeError(f"clause: {coeffs.shape[0]} rows of coefficients, {limits.shape[0]} limits")
-        if not (np.all(np.isfinite(coeffs)) and np.all(np.isfinite(limits))):
+        if not (np.isfinite(coeffs).all() and np.isfinite(limits).all()):
             raise SpecError("clause: coefficients and limits must be finite")
         for name, value in (("coeffs", coeffs), ("limits", limits), ("strict", strict)):
             object.__setattr__(self, name, value)
@@ -169,3 +176,31 @@ def lp_ball(
     lower = np.minimum(np.maximum(center - reach, low), center)
     upper = np.maximum(np.minimum(center + reach, high), center)
     return InputSet(lower, upper, ball=None if np.isinf(p) else Ball(center, float(radius), float(p)))
+
+
+def classification_problem(
+    center: np.ndarray,
+    radius: float,
+    p: float,
+    label: int,
+    classes: int,
+    *,
+    target: int | None = None,
+    valid: tuple[float, float] | None = None,
+    mask: np.ndarray | None = None,
+) -> Problem:
+    """'Every input of the lp ball around `center` is given class `label`', as its unsafe set.
+
+    Args:
+        center: [N_in] or any shape that flattens to it, in the network's own units.
+        radius: in the same units; for p = 0 the number of features that may change.
+        p: 0, 1, 2 or inf.
+        label, classes: the right class and the number of classes, N_out.
+        target: only this class counts as unsafe; None: any other class.
+        valid: (low, high) of every feature; None: unlimited.
+        mask: features that may change, like `center`; None: all.
+    Raises:
+        SpecError: a label or target outside 0..classes-1, or an impossible ball (`lp_ball`).
+    """
+    clauses = misclassified(label, classes, target)
+    return Problem((Case(lp_ball(center, radius, p, valid=valid, mask=mask), clauses),), classes)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from verifier.graph.build import arithmetic
-from verifier.graph.build.activation import unary
-from verifier.graph.build.values import Ref, Tracer, Value
+from verifier.graph.lowering import arithmetic
+from verifier.graph.lowering.activation import unary
+from verifier.graph.lowering.values import Ref, Tracer, Value
 from verifier.graph.onnx.call import Call, Lowering
 
 
@@ -52,10 +52,27 @@ _SELU_ALPHA, _SELU_GAMMA = 1.67326319217681884765625, 1.05070102214813232421875
 TABLE: dict[str, Lowering] = {
     **{
         name: _plain(name)
-        for name in (
-            "Relu Sigmoid Tanh Atan Erf Softplus Softsign HardSwish Exp Log Sqrt Reciprocal Abs Sign "
-            "Floor Ceil Round Sin Cos"
-        ).split()
+        for name in [
+            "Relu",
+            "Sigmoid",
+            "Tanh",
+            "Atan",
+            "Erf",
+            "Softplus",
+            "Softsign",
+            "HardSwish",
+            "Exp",
+            "Log",
+            "Sqrt",
+            "Reciprocal",
+            "Abs",
+            "Sign",
+            "Floor",
+            "Ceil",
+            "Round",
+            "Sin",
+            "Cos",
+        ]
     },
     "LeakyRelu": _with("LeakyRelu", alpha=0.009999999776482582),
     "Elu": _with("Elu", alpha=1.0),

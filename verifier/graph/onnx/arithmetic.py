@@ -6,10 +6,10 @@ import functools
 
 import numpy as np
 
-from verifier.graph.build import arithmetic as build
-from verifier.graph.build.activation import unary
-from verifier.graph.build.layout import broadcast_shape, expand
-from verifier.graph.build.values import Tracer, Value, is_constant
+from verifier.graph.lowering import arithmetic as build
+from verifier.graph.lowering.activation import unary
+from verifier.graph.lowering.layout import broadcast_shape, expand
+from verifier.graph.lowering.values import Tracer, Value, is_constant
 from verifier.graph.onnx.call import Call, Lowering
 
 
@@ -70,7 +70,10 @@ def _mod(t: Tracer, call: Call) -> Value:
 def _prelu(t: Tracer, call: Call) -> Value:
     x, slope = call.inputs[0], t.constant(call.inputs[1], "the slope")
     shape = broadcast_shape(t, x, slope)
-    return unary(t, "PRelu", expand(t, x, shape), slope=slope)
+    x = expand(t, x, shape)
+    if slope.size and np.all(slope == slope.flat[0]):
+        return unary(t, "LeakyRelu", x, alpha=float(slope.flat[0]))
+    return unary(t, "PRelu", x, slope=slope)
 
 
 TABLE: dict[str, Lowering] = {

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from verifier.graph.build.values import Tracer, Value
+from verifier.graph.lowering.values import Tracer, Value
 
 
 @dataclass(frozen=True)

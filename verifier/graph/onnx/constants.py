@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from verifier.graph.build.arithmetic import affine
-from verifier.graph.build.values import Ref, Tracer, Value
+from verifier.graph.lowering.arithmetic import affine
+from verifier.graph.lowering.values import Ref, Tracer, Value
 from verifier.graph.onnx.call import Call, Lowering
 from verifier.graph.onnx.proto import element_type
 
@@ -59,8 +59,8 @@ def _cum_sum(t: Tracer, call: Call) -> Value:
     size = x.shape[axis]
     matrix = np.triu(np.ones((size, size)), 1 if call.attr("exclusive", 0) else 0)
     matrix = matrix[::-1, ::-1] if call.attr("reverse", 0) else matrix
-    from verifier.graph.build.layout import transpose
-    from verifier.graph.build.linear import matmul
+    from verifier.graph.lowering.layout import transpose
+    from verifier.graph.lowering.linear import matmul
 
     order = [a for a in range(x.ndim) if a != axis % x.ndim] + [axis % x.ndim]
     summed = matmul(t, transpose(t, x, order), matrix.astype(str(x.dtype)))
@@ -74,7 +74,7 @@ def _cast(t: Tracer, call: Call) -> Value:
     if isinstance(x, np.ndarray):
         with np.errstate(all="ignore"):
             return x.astype(target)
-    if target == x.dtype or x.dtype == "bool" and target.startswith("float"):
+    if target == x.dtype or (x.dtype == "bool" and target.startswith("float")):
         return Ref(x.name, x.shape, target)
     if (x.dtype, target) == ("float32", "float64"):
         return Ref(x.name, x.shape, target)

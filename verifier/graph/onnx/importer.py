@@ -9,10 +9,18 @@ from typing import Any
 import numpy as np
 
 from verifier.errors import NetworkError, UnsupportedOperator, VerifierError
-from verifier.graph.build.values import Ref, Tracer, Value
 from verifier.graph.ir import Graph
+from verifier.graph.lowering.values import Ref, Tracer, Value
 from verifier.graph.onnx.call import Call
-from verifier.graph.onnx.proto import AttributeReference, Function, GraphBody, Model, Operation, ValueInfo, read_model
+from verifier.graph.onnx.proto import (
+    AttributeReference,
+    Function,
+    GraphBody,
+    Model,
+    Operation,
+    ValueInfo,
+    read_model,
+)
 from verifier.graph.onnx.table import LOWERINGS
 
 Environment = dict[str, Value]
@@ -98,9 +106,7 @@ class _Walk:
                 if name:
                     environment[name] = value
 
-    def lower(
-        self, operation: Operation, environment: Environment, opset: int, depth: int
-    ) -> tuple[Value, ...]:
+    def lower(self, operation: Operation, environment: Environment, opset: int, depth: int) -> tuple[Value, ...]:
         """The operation's results."""
         undefined = [name for name in operation.inputs if name and name not in environment]
         if undefined:
@@ -153,6 +159,4 @@ def _with_attributes(operation: Operation, given: dict[str, Any]) -> Operation:
         key: given.get(value.name) if isinstance(value, AttributeReference) else value
         for key, value in operation.attrs.items()
     }
-    return Operation(
-        operation.op_type, operation.name, operation.domain, operation.inputs, operation.outputs, attrs
-    )
+    return Operation(operation.op_type, operation.name, operation.domain, operation.inputs, operation.outputs, attrs)

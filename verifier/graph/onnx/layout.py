@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from verifier.errors import ShapeError
-from verifier.graph.build import layout as build
-from verifier.graph.build.values import Tracer, Value
+from verifier.graph.lowering import layout as build
+from verifier.graph.lowering.values import Tracer, Value
 from verifier.graph.onnx.call import Call, Lowering
 
 
@@ -97,8 +97,7 @@ def _gather_elements(t: Tracer, call: Call) -> Value:
 def _nd_index(t: Tracer, value: Value, shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
     indices = t.constant(value, "the indices").astype(np.int64)
     return tuple(
-        np.where(indices[..., i] < 0, indices[..., i] + shape[i], indices[..., i])
-        for i in range(indices.shape[-1])
+        np.where(indices[..., i] < 0, indices[..., i] + shape[i], indices[..., i]) for i in range(indices.shape[-1])
     )
 
 
@@ -106,9 +105,7 @@ def _gather_nd(t: Tracer, call: Call) -> Value:
     x, batch = call.inputs[0], call.attr("batch_dims", 0)
     index = _nd_index(t, call.inputs[1], tuple(x.shape[batch:]))
     rank = index[0].ndim
-    grid = [
-        np.arange(n).reshape((1,) * i + (n,) + (1,) * (rank - i - 1)) for i, n in enumerate(x.shape[:batch])
-    ]
+    grid = [np.arange(n).reshape((1,) * i + (n,) + (1,) * (rank - i - 1)) for i, n in enumerate(x.shape[:batch])]
     return build.rearrange(t, x, lambda a: a[(*grid, *index)])
 
 

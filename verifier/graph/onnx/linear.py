@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from verifier.graph.build import linear as build
-from verifier.graph.build import normalize
-from verifier.graph.build.layout import reshape, transpose
-from verifier.graph.build.values import Ref, Tracer, Value
+from verifier.graph.lowering import linear as build
+from verifier.graph.lowering import normalize
+from verifier.graph.lowering.layout import reshape, transpose
+from verifier.graph.lowering.values import Ref, Tracer, Value
 from verifier.graph.onnx.call import Call, Lowering
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from verifier.graph.build import pooling as build
-from verifier.graph.build import resize
-from verifier.graph.build.reduce import reduce_max, reduce_mean
-from verifier.graph.build.values import Ref, Tracer, Value
+from verifier.graph.lowering import pooling as build
+from verifier.graph.lowering import resize
+from verifier.graph.lowering.reduce import reduce_max, reduce_mean
+from verifier.graph.lowering.values import Ref, Tracer, Value
 from verifier.graph.onnx.call import Call, Lowering
 from verifier.graph.onnx.linear import spatial_settings
 

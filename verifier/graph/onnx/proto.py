@@ -88,7 +88,7 @@ def read_model(data: bytes | memoryview, folder: Path | None = None) -> Model:
     """Decode a serialized ModelProto.
 
     Args:
-        data: the file's bytes, uncompressed; float weights remain views of them.
+        data: the file's bytes, uncompressed; aligned weights remain views of them.
         folder: where tensors stored outside the file lie; None forbids such tensors.
     Raises:
         NetworkError: not ONNX, truncated, or an element type that cannot be read.
@@ -112,9 +112,7 @@ def read_model(data: bytes | memoryview, folder: Path | None = None) -> Model:
 
 def _opset(fields: wire.Fields, number: int) -> int:
     versions = [
-        wire.integer(entry, 2, 1)
-        for entry in wire.messages(fields, number)
-        if wire.text(entry, 1) in ("", "ai.onnx")
+        wire.integer(entry, 2, 1) for entry in wire.messages(fields, number) if wire.text(entry, 1) in ("", "ai.onnx")
     ]
     return max(versions, default=1)
 
@@ -184,6 +182,8 @@ class _Reader:
             if len(raw) % dtype.itemsize:
                 raise NetworkError(f"{where}: {len(raw)} bytes do not hold whole {dtype} numbers")
             flat = np.frombuffer(raw, dtype=dtype.newbyteorder("<")).astype(dtype, copy=False)
+            # The file does not align its weights; processors and kernels want them aligned.
+            flat = flat if flat.flags.aligned else flat.copy()
         else:
             flat = _typed_data(fields, dtype)
         if min(dims, default=0) < 0 or flat.size != int(np.prod(dims, dtype=np.int64)):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from verifier.graph.build import reduce as build
-from verifier.graph.build.activation import unary
-from verifier.graph.build.arithmetic import mul
-from verifier.graph.build.layout import reshape
-from verifier.graph.build.values import Tracer, Value
+from verifier.graph.lowering import reduce as build
+from verifier.graph.lowering.activation import unary
+from verifier.graph.lowering.arithmetic import mul
+from verifier.graph.lowering.layout import reshape
+from verifier.graph.lowering.values import Tracer, Value
 from verifier.graph.onnx.call import Call, Lowering
 
 

@@ -1,0 +1,137 @@
+// The only pybind11 file: NumPy arrays in and out, the GIL released while the kernels work.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "verifier/network.h"
+#include "verifier/thread_pool.h"
+
+namespace py = pybind11;
+
+namespace {
+
+using Doubles = py::array_t<double, py::array::c_style | py::array::forcecast>;
+
+std::vector<double> as_vector(const Doubles& array) { return {array.data(), array.data() + array.size()}; }
+
+void expect(const char* name, const Doubles& array, int64_t rows, int64_t columns) {
+    if (array.ndim() == 2 && (rows < 0 || array.shape(0) == rows) && array.shape(1) == columns) return;
+    std::string got = "(";
+    for (py::ssize_t i = 0; i < array.ndim(); ++i) got += (i ? ", " : "") + std::to_string(array.shape(i));
+    throw py::value_error(std::string(name) + ": expected [" + (rows < 0 ? "*" : std::to_string(rows)) + ", " +
+                          std::to_string(columns) + "], got " + got + ")");
+}
+
+verifier::Activation activation_named(const std::string& name) {
+    if (name == "identity") return verifier::Activation::kIdentity;
+    if (name == "relu") return verifier::Activation::kRelu;
+    if (name == "leaky_relu") return verifier::Activation::kLeakyRelu;
+    throw py::value_error("activation: expected identity, relu or leaky_relu, got " + name);
+}
+
+// A map from Python: {"kind", "source", "rows", "cols", "values"} and, when sparse, "row_start", "columns".
+verifier::MapSpec map_from(const py::dict& given) {
+    verifier::MapSpec map{};
+    const auto kind = given["kind"].cast<std::string>();
+    if (kind != "dense" && kind != "diagonal" && kind != "sparse")
+        throw py::value_error("map: expected kind dense, diagonal or sparse, got " + kind);
+    map.kind = kind == "dense"      ? verifier::MapKind::kDense
+               : kind == "diagonal" ? verifier::MapKind::kDiagonal
+                                    : verifier::MapKind::kSparse;
+    map.source = given["source"].cast<int>();
+    map.rows = given["rows"].cast<int64_t>();
+    map.cols = given["cols"].cast<int64_t>();
+    map.values = as_vector(given["values"].cast<Doubles>());
+    if (map.kind == verifier::MapKind::kSparse) {
+        const auto starts = given["row_start"].cast<py::array_t<int64_t, py::array::c_style | py::array::forcecast>>();
+        const auto columns = given["columns"].cast<py::array_t<int32_t, py::array::c_style | py::array::forcecast>>();
+        map.row_start.assign(starts.data(), starts.data() + starts.size());
+        map.columns.assign(columns.data(), columns.data() + columns.size());
+    }
+    return map;
+}
+
+verifier::StageSpec stage_from(const py::dict& given) {
+    verifier::StageSpec spec;
+    spec.size = given["size"].cast<int64_t>();
+    spec.activation = activation_named(given["activation"].cast<std::string>());
+    spec.alpha = given["alpha"].cast<double>();
+    spec.activation_error = given["activation_error"].cast<double>();
+    spec.bias = as_vector(given["bias"].cast<Doubles>());
+    spec.bias_magnitude = as_vector(given["bias_magnitude"].cast<Doubles>());
+    spec.deployed_gamma = given["deployed_gamma"].cast<double>();
+    spec.deployed_tiny = given["deployed_tiny"].cast<double>();
+    spec.flush = given["flush"].cast<double>();
+    for (const auto& map : given["maps"].cast<py::list>()) spec.maps.push_back(map_from(map.cast<py::dict>()));
+    return spec;
+}
+
+template <typename T>
+py::tuple bound_boxes(verifier::Network<T>& network, const Doubles& lower, const Doubles& upper, const Doubles& rows,
+                      bool forms, bool refine, int threads) {
+    const int64_t n = network.inputs();
+    expect("lower", lower, -1, n);
+    const int64_t boxes = lower.shape(0);
+    expect("upper", upper, boxes, n);
+    expect("rows", rows, -1, network.outputs());
+    const int64_t count = rows.shape(0);
+    py::array_t<double> best({boxes, count});
+    py::array_t<double> coeffs({forms ? boxes : 0, count, n}), offset({forms ? boxes : 0, count});
+    py::array_t<double> sensitivity({boxes, n});
+    const verifier::BoxResult result{best.mutable_data(), forms ? coeffs.mutable_data() : nullptr,
+                                     forms ? offset.mutable_data() : nullptr, sensitivity.mutable_data()};
+    {
+        py::gil_scoped_release free;
+        network.bound_boxes(lower.data(), upper.data(), boxes, rows.data(), count, refine, threads, result);
+    }
+    return py::make_tuple(best, coeffs, offset, sensitivity);
+}
+
+template <typename T>
+py::array_t<double> evaluate(verifier::Network<T>& network, const Doubles& points, int threads) {
+    expect("points", points, -1, network.inputs());
+    py::array_t<double> out({static_cast<int64_t>(points.shape(0)), network.outputs()});
+    double* data = out.mutable_data();
+    py::gil_scoped_release free;
+    network.evaluate(points.data(), points.shape(0), threads, data);
+    return out;
+}
+
+template <typename T>
+py::array_t<double> gradient(verifier::Network<T>& network, const Doubles& points, const Doubles& weights, int threads) {
+    expect("points", points, -1, network.inputs());
+    expect("weights", weights, points.shape(0), network.outputs());
+    py::array_t<double> out({static_cast<int64_t>(points.shape(0)), network.inputs()});
+    double* data = out.mutable_data();
+    py::gil_scoped_release free;
+    network.gradient(points.data(), weights.data(), points.shape(0), threads, data);
+    return out;
+}
+
+template <typename T>
+void bind_network(py::module_& module, const char* name) {
+    using Network = verifier::Network<T>;
+    py::class_<Network>(module, name, "A network in stages z = sum W h + b, h = f(z); see native_engine.py.")
+        .def(py::init<int64_t>(), py::arg("inputs"))
+        .def("add_stage", [](Network& self, const py::dict& stage) { return self.add_stage(stage_from(stage)); })
+        .def("finish", &Network::finish, py::arg("forms") = -1)
+        .def_property_readonly("inputs", &Network::inputs)
+        .def_property_readonly("outputs", &Network::outputs)
+        .def_property_readonly("uses_forms", &Network::uses_forms)
+        .def("bound_boxes", &bound_boxes<T>, py::arg("lower"), py::arg("upper"), py::arg("rows"), py::kw_only(),
+             py::arg("forms"), py::arg("refine"), py::arg("threads"))
+        .def("evaluate", &evaluate<T>, py::arg("points"), py::kw_only(), py::arg("threads"))
+        .def("gradient", &gradient<T>, py::arg("points"), py::arg("weights"), py::kw_only(), py::arg("threads"));
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_native, module) {
+    module.doc() = "Compiled kernels of verifier; use them through verifier.kernels and verifier.bounds.";
+    bind_network<float>(module, "NetworkFloat");
+    bind_network<double>(module, "NetworkDouble");
+    module.def("available_threads", &verifier::available_threads);
+    module.def("simd_level", [] { return verifier::best_isa<float>().name; });
+    module.def("compiled_simd_levels", &verifier::compiled_isas);
+    module.attr("compiler") = VERIFIER_COMPILER;
+}

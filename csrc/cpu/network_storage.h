@@ -1,0 +1,96 @@
+// What a Network owns: packed weights per stage, scratch per thread.
+#pragma once
+
+#include <list>
+
+#include "verifier/network.h"
+#include "verifier/thread_pool.h"
+
+namespace verifier {
+
+template <typename T>
+struct Network<T>::Storage {
+    struct Indices {
+        std::vector<int64_t> row_start;
+        std::vector<int32_t> columns;
+    };
+    std::vector<Term<T>> terms;
+    std::vector<AlignedArray<T>> arrays;
+    std::list<Indices> indices;  // a list: terms point into its elements
+    double weights = 0;          // multiply-adds of the stage
+    bool inexact = false;        // the cast to T changed a weight or a bias
+};
+
+template <typename T>
+struct Network<T>::Scratch {
+    Workspace<T> work{};
+    std::vector<StageState<T>> states;
+    std::vector<AlignedArray<T>> arrays;
+    std::vector<AlignedArray<int32_t>> lists;
+    AlignedArray<double> offsets, values;
+    std::vector<T*> buffers, point_rows, point_grads;
+    std::vector<int> free_buffers, owner;
+
+    explicit Scratch(const Plan<T>& plan);
+    void add_points(const Plan<T>& plan);
+
+  private:
+    T* array(int64_t size) {
+        arrays.emplace_back(size);
+        return arrays.back().get();
+    }
+    int32_t* list(int64_t size) {
+        lists.emplace_back(size);
+        return lists.back().get();
+    }
+};
+
+template <typename T>
+Network<T>::Scratch::Scratch(const Plan<T>& plan)
+    : offsets(plan.row_block * kMostLanes), values(std::max(plan.row_block, plan.stages[0].stride)) {
+    const FormRows rows(plan.forms, plan.stages[0].size);
+    int32_t* every = list(plan.longest_stride);
+    for (int64_t i = 0; i < plan.longest_stride; ++i) every[i] = static_cast<int32_t>(i);
+    for (int s = 0; s < plan.count; ++s) {
+        const int64_t stride = plan.stages[s].stride;
+        StageState<T> state{};
+        for (T** field : {&state.lower, &state.upper, &state.post_lower, &state.post_upper, &state.slope_lower,
+                          &state.offset_lower, &state.slope_upper, &state.offset_upper, &state.weight_magnitude,
+                          &state.charge})
+            *field = array(stride);
+        state.mid = array(rows.mid_rows * stride);
+        state.half = array(rows.half_rows * stride);
+        state.alive = list(stride);
+        std::copy(every, every + plan.stages[s].size, state.alive);
+        state.alive_count = plan.stages[s].size;
+        states.push_back(state);
+    }
+    for (int b = 0; b < plan.buffer_count; ++b) {
+        buffers.push_back(array(plan.row_block * plan.longest_stride));
+        free_buffers.push_back(b);
+    }
+    owner.assign(plan.count, -1);
+    work.stages = states.data();
+    work.buffers = buffers.data();
+    work.free_buffers = free_buffers.data();
+    work.owner = owner.data();
+    work.free_count = plan.buffer_count;
+    work.offsets = offsets.get();
+    work.losses = array(plan.row_block * kMostLanes);
+    work.values = values.get();
+    work.open = list(plan.longest_stride + 1);
+    work.every = every;
+}
+
+template <typename T>
+void Network<T>::Scratch::add_points(const Plan<T>& plan) {
+    if (!point_rows.empty()) return;
+    for (int s = 0; s < plan.count; ++s) {
+        point_rows.push_back(array(kPointBlock * plan.stages[s].stride));
+        point_grads.push_back(array(kPointBlock * plan.stages[s].stride));
+    }
+    work.point_rows = point_rows.data();
+    work.point_grads = point_grads.data();
+}
+
+}  // namespace verifier

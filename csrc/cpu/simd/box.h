@@ -1,0 +1,119 @@
+// One box from start to end: forward, refine, relax each stage, then the rows asked for.
+#pragma once
+
+#include "backward.h"
+
+namespace verifier::VERIFIER_ISA {
+
+template <typename T>
+static void give_up(const BoxQuery& query, const BoxResult& result, int64_t inputs) {
+    for (int64_t s = 0; s < query.row_count; ++s) {
+        result.lower[s] = -HUGE_VAL;
+        if (result.coeffs == nullptr) continue;
+        result.offset[s] = -HUGE_VAL;
+        memset(result.coeffs + s * inputs, 0, inputs * sizeof(double));
+    }
+    memset(result.sensitivity, 0, inputs * sizeof(double));
+}
+
+// Places rows of the query on the outputs; what the cast to T changes is charged.
+template <typename T>
+static void place_rows(const Plan<T>& plan, Workspace<T>& work, const double* rows, int64_t count) {
+    const int top = plan.count - 1;
+    const Stage<T>& stage = plan.stages[top];
+    const StageState<T>& state = work.stages[top];
+    T* out = work.buffers[acquire(work, top)];
+    clear_lanes(work, count);
+    memset(out, 0, count * stage.stride * sizeof(T));
+    for (int64_t r = 0; r < count; ++r) {
+        double cast = 0;
+        for (int64_t i = 0; i < stage.size; ++i) {
+            const double exact = rows[r * stage.size + i];
+            const T stored = static_cast<T>(exact);
+            const double low = std::fabs(state.lower[i]), high = std::fabs(state.upper[i]);
+            out[r * stage.stride + i] = stored;
+            cast += std::fabs(exact - stored) * (low > high ? low : high);
+        }
+        work.losses[r * Lanes<T>::kCount] = as_charge<T>(cast);
+    }
+}
+
+// Certain lower bound of offset + min over the box of coeffs . x, with bounds of x in double.
+static double lowest(const double* coeffs, double offset, const double* lower, const double* upper, int64_t n) {
+    double sum = offset, size = std::fabs(offset);
+    for (int64_t i = 0; i < n; ++i) {
+        const double least = coeffs[i] > 0 ? coeffs[i] * lower[i] : coeffs[i] * upper[i];
+        sum += least;
+        size += std::fabs(least);
+    }
+    return sum - size * (n + 4) * 2.3e-16 - 1e-300;
+}
+
+// Reads the rows waiting at the inputs as linear forms, writes them and their minimum.
+template <typename T>
+static void read_forms(Context<T>& at, const BoxQuery& query, const BoxResult& result, int64_t begin, int64_t count,
+                       double* scratch) {
+    Workspace<T>& work = at.work;
+    const Stage<T>& input = at.plan.stages[0];
+    const int64_t n = input.size;
+    for (int64_t r = 0; r < count; ++r) {
+        const T* row = work.owner[0] >= 0 ? work.buffers[work.owner[0]] + r * input.stride : nullptr;
+        double* coeffs = result.coeffs ? result.coeffs + (begin + r) * n : scratch;
+        for (int64_t i = 0; i < n; ++i) coeffs[i] = row ? static_cast<double>(row[i]) : 0.0;
+        double offset = settled_offset(at.plan, work, at.plan.count - 1, r);
+        double low = lowest(coeffs, offset, query.lower, query.upper, n);
+        if (!(std::fabs(low) <= Precision<T>::kHuge)) {
+            low = offset = -HUGE_VAL;
+            memset(coeffs, 0, n * sizeof(double));
+        }
+        result.lower[begin + r] = low;
+        if (result.coeffs) result.offset[begin + r] = offset;
+    }
+    if (work.owner[0] >= 0) release(work, 0);
+}
+
+// Summed input coefficients of the last hidden layer's lower and upper forms, per unit of x.
+template <typename T>
+static void read_sensitivity(const Context<T>& at, const BoxQuery& query, const BoxResult& result) {
+    const Stage<T>& input = at.plan.stages[0];
+    memset(result.sensitivity, 0, input.size * sizeof(double));
+    if (!at.plan.forms || at.plan.last_hidden < 0) {
+        for (int64_t s = 0; s < query.row_count && result.coeffs; ++s)
+            for (int64_t c = 0; c < input.size; ++c)
+                result.sensitivity[c] += std::fabs(result.coeffs[s * input.size + c]);
+        return;
+    }
+    const Stage<T>& stage = at.plan.stages[at.plan.last_hidden];
+    const StageState<T>& state = at.work.stages[at.plan.last_hidden];
+    for (int64_t c = 0; c < input.size; ++c) {
+        const T radius = at.work.stages[0].half[at.rows.interval * input.stride + c];
+        double sum = 0;
+        for (int64_t k = 0; k < state.alive_count; ++k) {
+            const int64_t i = c * stage.stride + state.alive[k];
+            sum += std::fabs(state.mid[i] - state.half[i]) + std::fabs(state.mid[i] + state.half[i]);
+        }
+        result.sensitivity[c] = radius > 0 ? sum / radius : 0;
+    }
+}
+
+template <typename T>
+static void bound_box(const Plan<T>& plan, Workspace<T>& work, const BoxQuery& query, const BoxResult& result) {
+    Context<T> at(plan, work);
+    const int64_t n = plan.stages[0].size;
+    enter_box(at, query.lower, query.upper);
+    for (int s = 1; s < plan.count && !at.failed; ++s) {
+        forward_stage(at, s);
+        if (!at.failed && query.refine && plan.stages[s].refine) refine_stage(at, s);
+        relax_stage(at, s);
+    }
+    if (at.failed) return give_up<T>(query, result, n);
+    for (int64_t begin = 0; begin < query.row_count; begin += plan.row_block) {
+        const int64_t left = query.row_count - begin, count = left < plan.row_block ? left : plan.row_block;
+        place_rows(plan, work, query.rows + begin * plan.stages[plan.count - 1].size, count);
+        sweep_rows(plan, work, plan.count - 1, count);
+        read_forms(at, query, result, begin, count, work.values);
+    }
+    read_sensitivity(at, query, result);
+}
+
+}  // namespace verifier::VERIFIER_ISA

@@ -1,0 +1,75 @@
+// The network at points, and gradients of weighted outputs: the same products, no bounds.
+#pragma once
+
+#include "maps.h"
+#include "verifier/workspace.h"
+
+namespace verifier::VERIFIER_ISA {
+
+template <typename T>
+static T activate(const Stage<T>& stage, T z) {
+    return stage.activation == Activation::kIdentity || z > 0 ? z : (z == z ? stage.alpha * z : z);
+}
+
+// h of every stage for `count` points, stage s in work.buffers[s]; negative stages keep h = f(z).
+template <typename T>
+static void forward_points(const Plan<T>& plan, Workspace<T>& work, const double* points, int64_t count) {
+    for (int s = 0; s < plan.count; ++s) {
+        const Stage<T>& stage = plan.stages[s];
+        T* rows = work.point_rows[s];
+        for (int64_t r = 0; s == 0 && r < count; ++r)
+            for (int64_t i = 0; i < stage.size; ++i) rows[r * stage.stride + i] = static_cast<T>(points[r * stage.size + i]);
+        if (s == 0) continue;
+        if (stage.term_count == 0) memset(rows, 0, count * stage.stride * sizeof(T));
+        for (int t = 0; t < stage.term_count; ++t) {
+            const Term<T>& term = stage.terms[t];
+            const int64_t stride = plan.stages[term.source].stride;
+            apply_forward<T, false>(term, {work.point_rows[term.source], stride, count}, {work.every, term.cols},
+                                    {rows, stage.stride, count}, t > 0);
+        }
+        for (int64_t r = 0; r < count; ++r) {
+            T* z = rows + r * stage.stride;
+            for (int64_t i = 0; i < stage.size; ++i) z[i] = activate(stage, z[i] + stage.bias[i]);
+        }
+    }
+}
+
+template <typename T>
+static void evaluate(const Plan<T>& plan, Workspace<T>& work, const double* points, int64_t count, double* out) {
+    forward_points(plan, work, points, count);
+    const Stage<T>& stage = plan.stages[plan.count - 1];
+    const T* rows = work.point_rows[plan.count - 1];
+    for (int64_t r = 0; r < count; ++r)
+        for (int64_t i = 0; i < stage.size; ++i) out[r * stage.size + i] = rows[r * stage.stride + i];
+}
+
+// Gradient of weights[r] . y(x) at points[r]; h of a stage is overwritten by the gradient for z.
+template <typename T>
+static void gradient(const Plan<T>& plan, Workspace<T>& work, const double* points, const double* weights,
+                     int64_t count, double* out) {
+    forward_points(plan, work, points, count);
+    const int top = plan.count - 1;
+    const Stage<T>& input = plan.stages[0];
+    for (int s = 0; s <= top; ++s)
+        memset(work.point_grads[s], 0, count * plan.stages[s].stride * sizeof(T));
+    for (int64_t r = 0; r < count; ++r)
+        for (int64_t i = 0; i < plan.stages[top].size; ++i)
+            work.point_grads[top][r * plan.stages[top].stride + i] = static_cast<T>(weights[r * plan.stages[top].size + i]);
+    for (int s = top; s >= 1; --s) {
+        const Stage<T>& stage = plan.stages[s];
+        T* grad = work.point_grads[s];
+        const T* h = work.point_rows[s];
+        for (int64_t k = 0; stage.activation != Activation::kIdentity && k < count * stage.stride; ++k)
+            grad[k] *= h[k] > 0 ? T(1) : stage.alpha;
+        for (int t = 0; t < stage.term_count; ++t) {
+            const Term<T>& term = stage.terms[t];
+            const int64_t stride = plan.stages[term.source].stride;
+            apply_backward<T>(term, {grad, stage.stride, count}, {work.every, stage.size},
+                              {work.point_grads[term.source], stride, count}, true);
+        }
+    }
+    for (int64_t r = 0; r < count; ++r)
+        for (int64_t i = 0; i < input.size; ++i) out[r * input.size + i] = work.point_grads[0][r * input.stride + i];
+}
+
+}  // namespace verifier::VERIFIER_ISA

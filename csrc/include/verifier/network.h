@@ -1,0 +1,100 @@
+// Owns a network's stages, their packed weights and per-thread scratch; the CPU engine's front door.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "verifier/workspace.h"
+
+namespace verifier {
+
+// The best instruction set this machine runs, for float or double.
+template <typename T>
+const Isa<T>& best_isa();
+
+// Names of the instruction sets compiled in, best first.
+std::vector<std::string> compiled_isas();
+
+template <typename T>
+class AlignedArray {
+  public:
+    explicit AlignedArray(int64_t size = 0);
+    ~AlignedArray();
+    AlignedArray(AlignedArray&& other) noexcept : data_(other.data_), size_(other.size_) { other.data_ = nullptr; }
+    AlignedArray& operator=(AlignedArray&& other) noexcept;
+    T* get() const { return data_; }
+    int64_t size() const { return size_; }
+
+  private:
+    T* data_ = nullptr;
+    int64_t size_ = 0;
+};
+
+// A linear map as given: `values` are W [rows, cols] row-major, its diagonal, or its nonzeros by row.
+struct MapSpec {
+    int source;
+    MapKind kind;
+    int64_t rows, cols;
+    std::vector<double> values;
+    std::vector<int64_t> row_start;
+    std::vector<int32_t> columns;
+};
+
+struct StageSpec {
+    int64_t size = 0;
+    Activation activation = Activation::kIdentity;
+    double alpha = 0;
+    double activation_error = 0;
+    std::vector<double> bias, bias_magnitude;
+    double deployed_gamma = 0, deployed_tiny = 0, flush = 0;
+    std::vector<MapSpec> maps;
+};
+
+template <typename T>
+class Network {
+  public:
+    explicit Network(int64_t inputs);
+    ~Network();
+
+    // Appends a stage and returns its number; stage 0 is the input.
+    // Throws std::invalid_argument where sizes do not fit or a source is named twice.
+    int add_stage(const StageSpec& spec);
+
+    // Fixes the network: the last stage is the output. `forms` overrides the cost estimate when >= 0.
+    void finish(int forms = -1);
+
+    int64_t inputs() const { return stages_.front().size; }
+    int64_t outputs() const { return stages_.back().size; }
+    bool uses_forms() const { return plan_.forms; }
+
+    // Lower bounds of `rows` [S, N_out] over boxes [B, N_in], see BoxBounds. `coeffs` may be null.
+    void bound_boxes(const double* lower, const double* upper, int64_t boxes, const double* rows, int64_t row_count,
+                     bool refine, int threads, const BoxResult& result);
+    void evaluate(const double* points, int64_t count, int threads, double* out);
+    void gradient(const double* points, const double* weights, int64_t count, int threads, double* out);
+
+  private:
+    struct Storage;
+    struct Scratch;
+
+    void check_map(const MapSpec& map, const StageSpec& stage) const;
+    void store_map(const MapSpec& map, Stage<T>& stage, Storage& storage);
+    double forward_cost() const;
+    double backward_cost() const;
+    int count_buffers() const;
+    Scratch& scratch(int thread, bool points);
+
+    const Isa<T>& isa_;
+    std::vector<Stage<T>> stages_;
+    std::vector<std::unique_ptr<Storage>> storage_;
+    std::vector<std::unique_ptr<Scratch>> scratch_;
+    std::vector<bool> nonlinear_ancestor_;
+    std::vector<int> depth_;
+    std::mutex busy_;
+    Plan<T> plan_{};
+};
+
+}  // namespace verifier

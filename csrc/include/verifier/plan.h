@@ -1,0 +1,61 @@
+// A network as the CPU engine sees it: stages z = sum_t W_t h_source(t) + b, h = f(z), in evaluation order.
+// Plain pointers only: the same structures are read by code compiled for different instruction sets,
+// which must not instantiate standard library templates.
+#pragma once
+
+#include <cstdint>
+
+namespace verifier {
+
+enum class MapKind : int { kDense, kDiagonal, kSparse };
+enum class Activation : int { kIdentity, kRelu, kLeakyRelu };
+
+// Leading dimension of every row of features: whole cache lines, zero padded.
+inline int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
+
+// One linear map from a source stage's h [cols] to this stage's z [rows].
+template <typename T>
+struct Term {
+    int source;
+    MapKind kind;
+    int64_t rows, cols;
+    const T* backward;           // kDense: W packed in column panels, [rows] x [cols]
+    const T* forward;            // kDense: W^T packed in column panels, [cols] x [rows]
+    const T* values;             // kDiagonal: [rows]; kSparse: nonzeros of W by row
+    const int64_t* row_start;    // kSparse: [rows + 1]
+    const int32_t* columns;      // kSparse: column of each nonzero
+    int64_t column_terms;        // most nonzeros in a column of W: length of the sums of A W
+};
+
+template <typename T>
+struct Stage {
+    int64_t size, stride;         // N and its padded length
+    Activation activation;
+    T alpha;                      // slope below zero: 0 for kRelu, [0, 1] for kLeakyRelu
+    double activation_error;      // the deployed f differs from the stored one by <= activation_error |z|, z < 0
+    const Term<T>* terms;
+    int term_count;
+    const T* bias;                // [stride]
+    const T* bias_magnitude;      // [stride], >= |bias|: terms summed before cancellation
+    double row_terms;             // most nonzeros in a row of W: length of the sums of W h
+    double row_magnitude;         // largest sum of |W| over a row
+    double deployed_gamma;        // the deployed program errs by <= deployed_gamma (|W| hmax + bias_magnitude)
+    double deployed_tiny;         //   + deployed_tiny + flush sum |h|; all 0 for bounds in real arithmetic
+    double flush;                 // absolute error of a weight or an operand: underflow, flushed or not
+    double cast_error;            // relative error of the stored weights and bias (0 when T holds them exactly)
+    bool refine;                  // a backward pass can improve on the forward bounds
+};
+
+template <typename T>
+struct Plan {
+    const Stage<T>* stages;       // stages[0] is the input, stages[count - 1] the output
+    int count;
+    bool forms;                   // propagate linear forms in the inputs forwards
+    int last_hidden;              // last stage with an activation, or -1
+    int64_t row_block;            // rows of one backward pass
+    int64_t longest_stride;
+    double loss_factor;           // makes up for the rounding of sums of losses
+    int buffer_count;             // row buffers that can be in use at once
+};
+
+}  // namespace verifier

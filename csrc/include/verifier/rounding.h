@@ -1,0 +1,58 @@
+// Rounding as named functions. Bounds are computed in round-to-nearest and widened by proven terms,
+// so no code switches the rounding mode, and every term holds with or without fused multiply-adds.
+#pragma once
+
+#include <cmath>
+
+// Header functions never get a shared out-of-line copy: the linker could pick one that was compiled for
+// an instruction set the machine lacks.
+#if defined(__CUDACC__)
+#define VERIFIER_INTERNAL __forceinline__
+#define VERIFIER_HD static __host__ __device__ __forceinline__
+#else
+#define VERIFIER_INTERNAL inline __attribute__((always_inline))
+#define VERIFIER_HD static inline __attribute__((always_inline))
+#endif
+
+namespace verifier {
+
+// What the error terms need to know about a floating-point type.
+template <typename T>
+struct Precision;
+
+template <>
+struct Precision<float> {
+    static constexpr double kUnit = 5.9604644775390625e-08;       // 2^-24, half an ulp of 1
+    static constexpr double kTiny = 1.1754943508222875e-38;       // 2^-126: covers underflow, flushed or gradual
+    static constexpr double kHuge = 1.0e30;                       // beyond it nothing is claimed
+};
+
+template <>
+struct Precision<double> {
+    static constexpr double kUnit = 1.1102230246251565e-16;       // 2^-53
+    static constexpr double kTiny = 2.2250738585072014e-308;      // 2^-1022
+    static constexpr double kHuge = 1.0e250;
+};
+
+// gamma_n = n u / (1 - n u): relative error of a sum of n products in any order; +inf where it says nothing.
+VERIFIER_HD double gamma_n(double n, double unit) {
+    const double x = n * unit;
+    return x < 0.5 ? x / (1.0 - x) * (1.0 + 1e-14) : HUGE_VAL;
+}
+
+// Largest T not above x (one step lower than necessary at worst); NaN stays NaN.
+template <typename T>
+VERIFIER_HD T round_down(double x) {
+    const T y = static_cast<T>(x);
+    return static_cast<double>(y) > x ? static_cast<T>(y - std::fabs(y) * static_cast<T>(2 * Precision<T>::kUnit) -
+                                                       static_cast<T>(Precision<T>::kTiny))
+                                      : y;
+}
+
+// Smallest T not below x (one step higher than necessary at worst); NaN stays NaN.
+template <typename T>
+VERIFIER_HD T round_up(double x) {
+    return -round_down<T>(-x);
+}
+
+}  // namespace verifier

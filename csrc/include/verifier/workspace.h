@@ -1,0 +1,93 @@
+// Per-thread scratch of the CPU engine: bounds, lines and linear forms of every stage for one box.
+#pragma once
+
+#include <cstdint>
+
+#include "verifier/plan.h"
+#include "verifier/rounding.h"
+
+namespace verifier {
+
+constexpr int64_t kPointBlock = 32;  // points evaluated together by one thread
+constexpr int64_t kMostLanes = 16;   // lanes of the widest vector
+
+// State of one stage while one box is bounded; arrays of length `stride` unless said otherwise.
+// Every bound encloses the real value and every value the deployed program can compute.
+template <typename T>
+struct StageState {
+    T *lower, *upper;                  // of z
+    T *post_lower, *post_upper;        // of h = f(z)
+    T *slope_lower, *offset_lower;     // slope_lower z + offset_lower <= h
+    T *slope_upper, *offset_upper;     // h <= slope_upper z + offset_upper
+    T* weight_magnitude;               // >= sum_t |W_t| hmax, the scale of every rounding term
+    T* charge;                         // a row with coefficients p on z loses <= |p| . charge here
+    T* mid;                            // forms, see `FormRows`
+    T* half;
+    int32_t* alive;                    // neurons whose h is not identically 0
+    int64_t alive_count;
+    double post_sum;                   // >= sum of |h|
+    double deployed_tiny;              // absolute part of the deployed program's error in z
+    double tiny;                       // underflow allowance of one row, this and all earlier stages
+    double row_gamma;                  // error of a row's offset sum, relative to its terms' magnitudes
+};
+
+// Rows of `mid` (propagated by W) and `half` (propagated by |W|). With xi in [-1, 1]^n the box's
+// normalised coordinates, mid(xi) - half(xi) <= h <= mid(xi) + half(xi), each side a valid line.
+struct FormRows {
+    int64_t inputs;    // n, or 0 when no forms are propagated
+    int64_t constant;  // row of the constant coefficient (-1 without forms)
+    int64_t interval;  // row of the interval's centre (mid) and radius (half)
+    int64_t magnitude; // half only: hmax >= |h|
+    int64_t scale;     // half only: sum of |coefficients|, the scale of the forms' rounding
+    int64_t mid_rows, half_rows;
+
+    VERIFIER_INTERNAL FormRows(bool forms, int64_t n)
+        : inputs(forms ? n : 0), constant(forms ? n : -1), interval(forms ? n + 1 : 0), magnitude(interval + 1),
+          scale(interval + 2), mid_rows(interval + 1), half_rows(interval + (forms ? 3 : 2)) {}
+};
+
+template <typename T>
+struct Workspace {
+    StageState<T>* stages;
+    T** buffers;           // [buffer_count] of row_block * longest_stride
+    int* free_buffers;     // stack of buffer numbers
+    int* owner;            // [count] buffer of each stage's rows, or -1
+    int free_count;
+    double* offsets;       // [row_block * kMostLanes] lanes of the rows' offsets
+    T* losses;             // [row_block * kMostLanes] lanes of the rows' rounding losses
+    double* values;        // [row_block] concretised rows
+    int32_t* open;         // [longest stage] neurons left unstable
+    const int32_t* every;  // 0, 1, 2, ... up to the longest stage
+    T** point_rows;        // [count] of kPointBlock * stride: h at points
+    T** point_grads;       // [count] of kPointBlock * stride: gradients
+};
+
+// Lower bounds of one box; see BoxBounds in verifier/bounds/engine.py. Null `coeffs` skips the forms.
+struct BoxResult {
+    double* lower;        // [rows]
+    double* coeffs;       // [rows, n]
+    double* offset;       // [rows]
+    double* sensitivity;  // [n]
+};
+
+struct BoxQuery {
+    const double* lower;  // [n]
+    const double* upper;  // [n]
+    const double* rows;   // [row_count, n_out]
+    int64_t row_count;
+    bool refine;          // backward passes for the neurons that the forward pass left unstable
+};
+
+// Entry points of one instruction set, chosen once at run time.
+template <typename T>
+struct Isa {
+    const char* name;
+    int64_t (*packed_size)(int64_t k, int64_t n);
+    void (*pack)(const T* source, int64_t k, int64_t n, int64_t row_step, int64_t column_step, T* out);
+    void (*bound_box)(const Plan<T>& plan, Workspace<T>& work, const BoxQuery& query, const BoxResult& result);
+    void (*evaluate)(const Plan<T>& plan, Workspace<T>& work, const double* points, int64_t count, double* out);
+    void (*gradient)(const Plan<T>& plan, Workspace<T>& work, const double* points, const double* weights,
+                     int64_t count, double* out);
+};
+
+}  // namespace verifier

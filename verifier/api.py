@@ -1,0 +1,174 @@
+"""The library's front door: a network and a question in, a Report out."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from verifier.graph.ir import Graph
+from verifier.outcome import Soundness, StopReason, Verdict
+from verifier.report.model import Event, Report, Witness
+from verifier.run import Run
+from verifier.search.strategy import Conclusion, decide
+from verifier.settings import Settings
+from verifier.spec.query import Query
+from verifier.spec.replay import Replay, ReplayResult
+from verifier.spec.representable import snap_to_valid
+from verifier.spec.witness import write_witness
+
+Networks = str | os.PathLike[str] | Graph | Mapping[str, str | os.PathLike[str] | Graph]
+Progress = Callable[[int, int, float], None]
+
+
+def verify(
+    networks: Networks,
+    spec: str | os.PathLike[str] | Query,
+    settings: Settings | None = None,
+    *,
+    progress: Progress | None = None,
+    cancel: Callable[[], bool] | None = None,
+) -> Report:
+    """Decide whether some input of the specification's set has unsafe outputs.
+
+    Args:
+        networks: an ONNX or .nnet file or a Graph; by declared name where the specification has several.
+        spec: a VNN-LIB file, or a Query (`verifier.spec.query.query_of` makes one from a Problem).
+        settings: see Settings; None for the defaults.
+        progress: called with (subdomains visited, subdomains open, worst margin).
+        cancel: asked often; True stops the analysis with what is known.
+    Returns:
+        A Report; `sat` only with a witness that was replayed in ONNX Runtime.
+    Raises:
+        VerifierError: bad input of any kind.
+    """
+    return _analyse(networks, spec, settings or Settings(), progress, cancel, attack_only=False)
+
+
+def falsify(
+    networks: Networks,
+    spec: str | os.PathLike[str] | Query,
+    settings: Settings | None = None,
+    *,
+    progress: Progress | None = None,
+    cancel: Callable[[], bool] | None = None,
+) -> Report:
+    """Search for a counterexample only; the verdict is `sat`, `unknown` or `timeout`. See `verify`."""
+    return _analyse(networks, spec, settings or Settings(), progress, cancel, attack_only=True)
+
+
+def load(networks: Networks, spec: str | os.PathLike[str] | Query) -> tuple[Query, object]:
+    """The query, and the models to replay on (paths, or the Graph itself)."""
+    from verifier.graph.load import load_network
+    from verifier.spec.load import hidden_tensors, load_query
+
+    single = not isinstance(networks, Mapping)
+    named = {"f": networks} if single else dict(networks)
+    hidden = {} if isinstance(spec, Query) else hidden_tensors(os.fspath(spec))
+    if single:
+        hidden = {"f": next(iter(hidden.values()), ())}
+    graphs = {
+        k: v if isinstance(v, Graph) else load_network(os.fspath(v), hidden=hidden.get(k, ())) for k, v in named.items()
+    }
+    # Only ONNX files can be replayed as deployed; other sources are evaluated as the graph.
+    models = {k: os.fspath(v) if _is_onnx(v) else graphs[k] for k, v in named.items()}
+    given = next(iter(graphs.values())) if single else graphs
+    query = spec if isinstance(spec, Query) else load_query(Path(spec), given)
+    return query, next(iter(models.values())) if single else models
+
+
+def _is_onnx(source: object) -> bool:
+    return not isinstance(source, Graph) and ".onnx" in Path(os.fspath(source)).name  # type: ignore[call-overload]
+
+
+def _analyse(
+    networks: Networks,
+    spec: str | os.PathLike[str] | Query,
+    settings: Settings,
+    progress: Progress | None,
+    cancel: Callable[[], bool] | None,
+    attack_only: bool,
+) -> Report:
+    run = Run(on_progress=progress)
+    if settings.timeout_s is not None:
+        run.deadline = run.started + settings.timeout_s
+    if cancel is not None:
+        run.cancelled = cancel
+    with run.stage("load"):
+        query, models = load(networks, spec)
+    confirm = _Confirmer(query, models)
+    run.say("load", f"{len(query.graph.nodes)} nodes, {query.graph.input_size} inputs, {len(query.problem.cases)} cases")
+    conclusion = decide(query, settings, run, confirm, attack_only=attack_only)
+    return _report(query, settings, run, conclusion, "" if isinstance(spec, Query) else os.fspath(spec))
+
+
+class _Confirmer:
+    """Replays candidates; the ONNX Runtime session is made at the first one."""
+
+    def __init__(self, query: Query, models: object):
+        self._query, self._models = query, models
+        self._replay: Replay | None = None
+        self.failed = 0
+
+    def __call__(self, case: int, point: np.ndarray) -> tuple[np.ndarray, ReplayResult] | None:
+        inputs = self._query.problem.cases[case].inputs
+        x = snap_to_valid(inputs, point, self._query.graph.dtype)
+        if self._replay is None:
+            self._replay = Replay(self._models, self._query)  # type: ignore[arg-type]
+        result = self._replay.check(self._query, x, case=case)
+        if result.valid:
+            return x, result
+        self.failed += 1
+        return None
+
+
+def _report(query: Query, settings: Settings, run: Run, conclusion: Conclusion, spec: str) -> Report:
+    witness, detail = None, conclusion.detail
+    if conclusion.witness is not None:
+        x, replayed = conclusion.witness
+        witness = Witness(x, replayed.y, write_witness(query, x, replayed.y, replayed.hidden))
+        detail = detail or replayed.message
+    soundness = settings.soundness_level
+    if query.problem.exact_real and conclusion.verdict is Verdict.UNSAT:
+        soundness = Soundness.REAL_ARITHMETIC
+    graph = query.graph
+    return Report(
+        verdict=conclusion.verdict,
+        soundness=soundness,
+        reason=conclusion.reason,
+        reason_detail=detail,
+        witness=witness,
+        device=settings.device,
+        engine=conclusion.engine,
+        bound_before=run.bound_before,
+        bound_after=run.bound_after,
+        domains_visited=run.visited,
+        domains_open=run.open,
+        seconds=run.seconds,
+        total_seconds=time.monotonic() - run.started,
+        peak_memory_bytes=peak_memory_bytes(),
+        timeline=tuple(Event(*e) for e in run.events),
+        network={
+            "file": graph.source,
+            "nodes": len(graph.nodes),
+            "parameters": graph.parameter_count,
+            "inputs": graph.input_size,
+            "outputs": graph.output_size,
+        },
+        spec=spec,
+        notes=query.problem.notes,
+    )
+
+
+def peak_memory_bytes() -> int:
+    """Peak resident size of this process."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+__all__ = ["Soundness", "StopReason", "Verdict", "falsify", "load", "verify"]

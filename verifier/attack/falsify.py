@@ -1,0 +1,150 @@
+"""Counterexamples to a specification: projected gradient descent on its clauses, replayed exactly.
+
+Needs only `evaluate` and `gradient` of an engine, so it runs on the native engine without torch.
+Source: Madry et al. 2018, arXiv:1706.06083; one target clause per restart, decaying sign steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from verifier.bounds.engine import BoxEngine
+from verifier.run import Run
+from verifier.spec.groups import Group
+
+#: confirm(case index, point) -> a replayed counterexample, or None
+Confirm = Callable[[int, np.ndarray], object | None]
+
+#: Engine outputs carry round-off, so points this close to unsafe (relative to the outputs) are replayed too.
+NEAR_UNSAFE = 1e-5
+
+
+@dataclass
+class Falsifier:
+    """Searches one group's boxes for an unsafe point.
+
+    Attributes:
+        confirm: replays a candidate exactly; only its word counts.
+        replay_budget: candidates still worth replaying when replays keep failing.
+    """
+
+    engine: BoxEngine
+    group: Group
+    confirm: Confirm
+    rng: np.random.Generator
+    replay_budget: int = 200
+
+    def on(self, group: Group) -> Falsifier:
+        """The same falsifier for other boxes."""
+        return replace(self, group=group)
+
+    def margins(self, box: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Row margins [P, S] of points [P, N_in] in boxes [P], and the outputs' size for the tolerance [P]."""
+        outputs = self.engine.evaluate(points)
+        rows = outputs @ self.group.rows.coeffs.T - self.group.limits[box]
+        return np.nan_to_num(rows, nan=np.inf), 1.0 + np.abs(outputs).max(axis=1, initial=0.0)
+
+    def try_points(self, box: np.ndarray, points: np.ndarray) -> object | None:
+        """Replay the points that look unsafe, the most unsafe first."""
+        if len(points) == 0:
+            return None
+        rows, size = self.margins(box, points)
+        return self._replay(box, points, rows, size)
+
+    def _replay(self, box: np.ndarray, points: np.ndarray, rows: np.ndarray, size: np.ndarray) -> object | None:
+        worst = self.group.rows.clause_margins(rows).min(axis=1)
+        order = np.argsort(worst)
+        for i in order[: 8 if self.replay_budget > 0 else 0]:
+            if not worst[i] <= NEAR_UNSAFE * size[i]:
+                break
+            self.replay_budget -= 1
+            found = self.confirm(int(self.group.case[box[i]]), points[i])
+            if found is not None:
+                return found
+        return None
+
+    def sample(self, run: Run, count: int) -> object | None:
+        """Centres, random corners and random points of every box, about `count` in all."""
+        g = self.group
+        per_box = max(1, count // max(1, len(g.lower)))
+        for begin in range(0, len(g.lower), 4096):
+            box = np.arange(begin, min(begin + 4096, len(g.lower)))
+            box = np.repeat(box, per_box)
+            t = self.rng.random((len(box), g.lower.shape[1]))
+            kind = np.arange(len(box)) % per_box
+            t[kind == 0] = 0.5
+            corner = (kind % 3 == 1) & (kind > 0)
+            t[corner] = np.round(t[corner])
+            found = self.try_points(box, _place(t, g.lower[box], g.upper[box]))
+            if found is not None or run.stopped():
+                return found
+        return None
+
+    def pgd(self, run: Run, restarts: int, steps: int, boxes: np.ndarray | None = None) -> object | None:
+        """Sign-gradient descent from random starts; each start aims at one clause of its box.
+
+        Args:
+            boxes: the boxes to attack, default all (the lowest margins of a first look are kept
+                when there are more boxes than starts).
+        """
+        g = self.group
+        if boxes is None:
+            boxes = np.arange(len(g.lower))
+        if len(boxes) > restarts:
+            boxes = self._promising(boxes, restarts)
+        box = np.repeat(boxes, max(1, restarts // len(boxes)))
+        low, high = g.lower[box], g.upper[box]
+        points = _place(self.rng.random(low.shape), low, high)
+        half = 0.5 * (high - low)
+        rows, size = self.margins(box, points)
+        target = self._targets(rows)
+        momentum = np.zeros_like(points)
+        for step in range(steps):
+            found = self._replay(box, points, rows, size)
+            if found is not None or run.stopped():
+                return found
+            weights = self._aim(rows, target)
+            gradient = self.engine.gradient(points, weights)
+            scale = np.abs(gradient).max(axis=1, keepdims=True)
+            gradient = gradient / np.where(scale > 0, scale, 1.0)
+            dead = scale[:, 0] == 0
+            if dead.any():
+                gradient[dead] = self.rng.standard_normal((int(dead.sum()), points.shape[1]))
+            momentum = 0.75 * momentum + gradient
+            length = 0.5 * (1 - step / steps) ** 1.5 + 0.002
+            points = np.clip(points - length * half * np.sign(momentum), low, high)
+            rows, size = self.margins(box, points)
+        return self._replay(box, points, rows, size)
+
+    def _promising(self, boxes: np.ndarray, count: int) -> np.ndarray:
+        """The boxes whose centres are closest to unsafe."""
+        g = self.group
+        worst = np.concatenate(
+            [
+                g.rows.clause_margins(self.margins(part, 0.5 * (g.lower[part] + g.upper[part]))[0]).min(axis=1)
+                for part in np.array_split(boxes, -(-len(boxes) // 4096))
+            ]
+        )
+        return boxes[np.argsort(worst)[:count]]
+
+    def _targets(self, rows: np.ndarray) -> np.ndarray:
+        """One clause per start: in each box the clauses in turn, the most nearly unsafe first."""
+        order = np.argsort(self.group.rows.clause_margins(rows), axis=1)
+        turn = np.arange(len(rows)) % self.group.rows.count
+        # Half of the starts chase the clause they are closest to.
+        turn = np.where(self.rng.random(len(rows)) < 0.5, 0, turn)
+        return order[np.arange(len(rows)), turn]
+
+    def _aim(self, rows: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """Output weights of the target clause's most violated-to-be row, [P, N_out]."""
+        own = self.group.rows.clause[None, :] == target[:, None]
+        hardest = np.where(own, rows, -np.inf).argmax(axis=1)
+        return self.group.rows.coeffs[hardest]
+
+
+def _place(t: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
+    """Points at fractions t of the boxes, never outside."""
+    return np.clip(lower + t * (upper - lower), lower, upper)

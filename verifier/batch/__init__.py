@@ -1,0 +1,1 @@
+"""Many instances: lists of them, the processes that serve them, the rows that come back."""

@@ -1,0 +1,248 @@
+"""Backward linear bound propagation (CROWN): rows over any nodes become linear forms in the inputs.
+
+One side only: a row r gives A, d with r @ z >= A @ x + d on the box; upper bounds are lower bounds
+of negated rows. The traversal knows linear nodes (transposed maps) and relaxed nodes (planes).
+Source: Zhang et al. 2018, arXiv:1811.00866; splits: Wang et al. 2021, arXiv:2103.06624.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from verifier.bounds.interval import Enclosure
+from verifier.bounds.network import Network
+from verifier.bounds.rounding import gamma
+from verifier.ops.elementwise import ELEMENTWISE
+from verifier.ops.linear import LINEAR
+from verifier.ops.product import product_planes
+
+
+@dataclass(frozen=True)
+class Planes:
+    """Linear enclosure of one relaxed node: one slope per input; tensors [B, 1 or S, *shape]."""
+
+    lower_slopes: tuple[Tensor, ...]
+    lower_offset: Tensor
+    upper_slopes: tuple[Tensor, ...]
+    upper_offset: Tensor
+
+
+@dataclass(frozen=True)
+class Split:
+    """Half-spaces sign * (z - point) >= 0 on a node's neurons, with multipliers.
+
+    sign: [B, *shape] in {-1, 0, +1}; point: [B, *shape]; multiplier >= 0: [B, S, *shape].
+    """
+
+    sign: Tensor
+    point: Tensor
+    multiplier: Tensor
+
+
+@dataclass(frozen=True)
+class LinearForm:
+    """rows @ z >= coeffs @ x + offset - error. coeffs [B, S, N_in]; offset, error float64 [B, S].
+
+    `visits` keeps the coefficients that arrived at relaxed nodes, for branching scores; empty
+    unless asked for.
+    """
+
+    coeffs: Tensor
+    offset: Tensor
+    error: Tensor
+    visits: Mapping[str, Tensor]
+
+
+def relax(network: Network, box: Enclosure, name: str, free: tuple[Tensor, Tensor] | None = None) -> Planes:
+    """Planes of relaxed node `name` from the bounds of its inputs.
+
+    Args:
+        free: free parameters for the lower and upper plane, [B, S, *shape]; None for the rule's start.
+    """
+    node = network.graph[name]
+    bounds = [(box.lower[i].unsqueeze(1), box.upper[i].unsqueeze(1)) for i in node.inputs]
+    if node.op == "Mul":
+        (xl, xu), (yl, yu) = bounds
+        if free is None:
+            half = torch.full_like(xl, 0.5)
+            free = (half, half)
+        below, above = product_planes(xl, xu, yl, yu, *free)
+        return Planes((below.slope_x, below.slope_y), below.offset, (above.slope_x, above.slope_y), above.offset)
+    lower, upper = bounds[0]
+    lines = ELEMENTWISE[node.op].lines(lower, upper, node, *(free or (None, None)))
+    return Planes((lines.slope_lower,), lines.offset_lower, (lines.slope_upper,), lines.offset_upper)
+
+
+class _RelaxStep(torch.autograd.Function):
+    """(A, planes) -> A per input and the offset, choosing the lower plane where A >= 0.
+
+    One Function instead of a chain of elementwise operations keeps only A for the gradient.
+    """
+
+    @staticmethod
+    def forward(ctx, coeffs, lower_slope, lower_offset, upper_slope, upper_offset):  # type: ignore[no-untyped-def]
+        positive = coeffs.clamp(min=0)
+        negative = coeffs.clamp(max=0)
+        ctx.save_for_backward(coeffs, lower_slope, lower_offset, upper_slope, upper_offset)
+        result = positive * lower_slope + negative * upper_slope
+        offset = _dot(positive, lower_offset) + _dot(negative, upper_offset)
+        return result, offset
+
+    @staticmethod
+    def backward(ctx, grad_result, grad_offset):  # type: ignore[no-untyped-def]
+        coeffs, lower_slope, lower_offset, upper_slope, upper_offset = ctx.saved_tensors
+        at_least = coeffs >= 0
+        g = grad_offset.to(coeffs.dtype).reshape(*grad_offset.shape, *([1] * (coeffs.ndim - 2)))
+        grad_coeffs = None
+        if ctx.needs_input_grad[0]:
+            grad_coeffs = grad_result * torch.where(at_least, lower_slope, upper_slope)
+            grad_coeffs = grad_coeffs + g * torch.where(at_least, lower_offset, upper_offset)
+        positive, negative = coeffs.clamp(min=0), coeffs.clamp(max=0)
+        grads = []
+        for index, (part, factor) in enumerate(
+            ((positive, grad_result), (positive, g), (negative, grad_result), (negative, g)), start=1
+        ):
+            shape = ctx.saved_tensors[index].shape
+            grads.append((part * factor).sum_to_size(shape) if ctx.needs_input_grad[index] else None)
+        return grad_coeffs, *grads
+
+
+def _dot(coeffs: Tensor, offset: Tensor) -> Tensor:
+    """sum(coeffs * offset) over the node's axes in float64; infinite offsets count only where used."""
+    product = coeffs * offset
+    flat = product.flatten(2)
+    total = flat.sum(-1, dtype=torch.float64)
+    if torch.isfinite(total).all():
+        return total
+    return torch.where(coeffs == 0, 0.0, product).flatten(2).sum(-1, dtype=torch.float64)
+
+
+def backward(
+    network: Network,
+    start: Mapping[str, Tensor],
+    box: Enclosure,
+    planes: Mapping[str, Planes],
+    splits: Mapping[str, Split] | None = None,
+    *,
+    keep_visits: bool = False,
+    rigorous: bool = True,
+) -> LinearForm:
+    """Carry rows back to the inputs.
+
+    Args:
+        start: name -> coefficients [B, S, *shape]; the bounded quantity is their sum over names.
+        box: supplies the rounding slack.
+        planes: enclosures of the relaxed nodes that can be met.
+        splits: half-spaces known to hold, with multipliers.
+        rigorous: False leaves `error` at 0 (inside an optimisation loop; never for a claim).
+    """
+    coeffs: dict[str, Tensor] = dict(start)
+    sample = next(iter(start.values()))
+    b, s = sample.shape[:2]
+    offset = torch.zeros(b, s, dtype=torch.float64, device=network.device)
+    magnitude = torch.zeros_like(offset)
+    error = torch.zeros_like(offset)
+    visits: dict[str, Tensor] = {}
+
+    def add(name: str, value: Tensor) -> None:
+        nonlocal error
+        if name not in coeffs:
+            coeffs[name] = value
+            return
+        if rigorous:
+            # Two contributions may cancel, so their rounding is charged before they are summed.
+            size = coeffs[name].abs() + value.abs()
+            error = error + 2 * network.own_unit * _weigh(size, box.magnitude(name))
+        coeffs[name] = coeffs[name] + value
+
+    for node in (*reversed(network.order), *(network.graph[n] for n in network.graph.inputs)):
+        name = node.name
+        if name not in coeffs:
+            continue
+        a = coeffs[name] if node.op == "Input" else coeffs.pop(name)
+        split = splits.get(name) if splits else None
+        if split is not None:
+            step = split.multiplier * split.sign.unsqueeze(1)
+            a = a - step
+            offset = offset + _dot(step, split.point.unsqueeze(1))
+            if rigorous:
+                size = box.magnitude(name) + split.point.abs()
+                error = error + 4 * network.own_unit * _weigh(split.multiplier, size)
+        if rigorous:
+            error = error + _weigh(a.abs(), _slack(network, name, box, planes))
+        if node.op == "Input":
+            coeffs[name] = a
+            continue
+        if node.op in LINEAR:
+            rule, at = LINEAR[node.op], network.at[name]
+            constant = rule.constant(at)
+            if constant is not None:
+                term = _dot(a, constant.broadcast_to(node.shape))
+                offset = offset + term
+                magnitude = magnitude + term.abs()
+            for source, part in zip(node.inputs, rule.transpose(at, a.flatten(0, 1)), strict=True):
+                add(source, part.reshape(b, s, *part.shape[1:]))
+            continue
+        plane = planes[name]
+        if keep_visits:
+            visits[name] = a
+        if len(node.inputs) == 1:
+            part, term = _RelaxStep.apply(
+                a, plane.lower_slopes[0], plane.lower_offset, plane.upper_slopes[0], plane.upper_offset
+            )
+            add(node.inputs[0], part)
+        else:
+            positive, negative = a.clamp(min=0), a.clamp(max=0)
+            for k, source in enumerate(node.inputs):
+                add(source, positive * plane.lower_slopes[k] + negative * plane.upper_slopes[k])
+            term = _dot(positive, plane.lower_offset) + _dot(negative, plane.upper_offset)
+        offset = offset + term
+        magnitude = magnitude + term.abs()
+    zeros = [torch.zeros(b, s, network.graph[n].size, dtype=network.dtype, device=network.device) for n in network.graph.inputs]
+    flat = torch.cat(
+        [coeffs[n].flatten(2) if n in coeffs else z for n, z in zip(network.graph.inputs, zeros, strict=True)], dim=2
+    )
+    if rigorous:
+        # `error` is a sum of magnitudes, itself rounded in the engine's dtype; `offset` is summed in float64.
+        error = error * (1 + 4 * gamma(network.widest + 64, network.own_unit)) + 2.0**-45 * magnitude
+    return LinearForm(flat, offset, error, visits)
+
+
+def _slack(network: Network, name: str, box: Enclosure, planes: Mapping[str, Planes]) -> Tensor:
+    """Rounding slack per unit of coefficient on a node, the product with its planes' offsets included.
+
+    [B, *shape], or [B, S, *shape] where the planes differ between rows.
+    """
+    slack = box.slack[name]
+    plane = planes.get(name)
+    if plane is None:
+        return slack
+    offsets = torch.maximum(plane.lower_offset.abs(), plane.upper_offset.abs())
+    if offsets.shape[1] == 1:
+        return slack + 4 * network.own_unit * offsets.squeeze(1)
+    return slack.unsqueeze(1) + 4 * network.own_unit * offsets
+
+
+def _weigh(size: Tensor, weight: Tensor) -> Tensor:
+    """sum(size * weight) over the node's axes, float64 [B, S]; infinite weights count only where used.
+
+    size [B, S, *shape]; weight [B or 1, *shape] or [B, S, *shape].
+    """
+    b, s = size.shape[:2]
+    rows = size.reshape(b, s, -1)
+    if weight.ndim == size.ndim:
+        total = (rows * weight.reshape(b, s, -1)).sum(-1)
+        weight = weight.reshape(b, s, -1)
+    elif weight.shape[0] == 1:
+        weight = weight.reshape(1, 1, -1)
+        total = rows @ weight[0, 0]
+    else:
+        weight = weight.reshape(b, 1, -1)
+        total = torch.bmm(rows, weight.transpose(1, 2)).squeeze(2)
+    if torch.isfinite(total).all():
+        return total.double()
+    return torch.where(rows == 0, 0.0, rows * weight).sum(-1, dtype=torch.float64)

@@ -1,0 +1,139 @@
+"""From a linear form in the inputs to its smallest value over an input set.
+
+Everything is float64, and any multiplier used is sound, so only summation error remains: it is
+below n 2^-53 times the sum of magnitudes, charged with a factor of two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from verifier.bounds.backward import LinearForm
+from verifier.spec.problem import InputSet
+
+
+@dataclass(frozen=True)
+class InputShape:
+    """What an input set adds to its box, as float64 tensors: linear rows and an lp ball.
+
+    row_coeffs [R, N_in] @ x <= row_limits [R]; ||(x - center) / scale||_p <= radius, p in {1, 2}.
+    """
+
+    row_coeffs: Tensor | None = None
+    row_limits: Tensor | None = None
+    center: Tensor | None = None
+    scale: Tensor | None = None
+    radius: float = 0.0
+    p: float = 2.0
+
+    @classmethod
+    def of(cls, inputs: InputSet, device: torch.device) -> InputShape | None:
+        """The extra constraints of an input set, or None when it is a plain box."""
+        if inputs.is_box:
+            return None
+
+        def tensor(x: np.ndarray | None) -> Tensor | None:
+            return None if x is None else torch.as_tensor(x, dtype=torch.float64, device=device)
+
+        ball = inputs.ball
+        if ball is None or np.isinf(ball.p):
+            return cls(tensor(inputs.row_coeffs), tensor(inputs.row_limits))
+        center = tensor(ball.center)
+        scale = torch.ones_like(center) if ball.scale is None else tensor(ball.scale)
+        return cls(tensor(inputs.row_coeffs), tensor(inputs.row_limits), center, scale, ball.radius, ball.p)
+
+
+def concretize(
+    form: LinearForm, lower: Tensor, upper: Tensor, shape: InputShape | None = None
+) -> tuple[Tensor, Tensor]:
+    """Smallest value of the form on boxes [B, N_in] cut by `shape`, and the box minimiser.
+
+    Returns:
+        lower bounds float64 [B, S], rigorous if `form.error` is, -inf instead of NaN;
+        minimisers over the box [B, S, N_in] in the form's dtype.
+    """
+    low, high = lower.double().unsqueeze(1), upper.double().unsqueeze(1)
+    a = form.coeffs.double()
+    value, size = _box_minimum(a, low, high)
+    if shape is not None and shape.row_coeffs is not None:
+        a, value, size = _with_rows(a, value, size, low, high, shape)
+    if shape is not None and shape.center is not None:
+        value = torch.maximum(value, _ball_minimum(form.coeffs.double(), shape))
+    n = a.shape[-1]
+    bound = value + form.offset - form.error
+    bound = bound - (n + 8) * 2.0**-52 * (size + form.offset.abs() + form.error)
+    minimiser = torch.where(form.coeffs >= 0, lower.unsqueeze(1), upper.unsqueeze(1))
+    return torch.nan_to_num(bound, nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf), minimiser
+
+
+def _box_minimum(a: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """min a @ x over the box, and the sum of magnitudes that its rounding scales with."""
+    value = (a.clamp(min=0) * low).sum(-1) + (a.clamp(max=0) * high).sum(-1)
+    return value, (a.abs() * torch.maximum(low.abs(), high.abs())).sum(-1)
+
+
+def _ball_minimum(a: Tensor, shape: InputShape) -> Tensor:
+    """min a @ x over the lp ball: a @ center - radius * ||a * scale||_q, 1/p + 1/q = 1."""
+    assert shape.center is not None and shape.scale is not None
+    scaled = (a * shape.scale).abs()
+    if shape.p == 2:
+        reach = shape.radius * torch.linalg.vector_norm(scaled, dim=-1)
+    elif shape.p == 1:
+        reach = shape.radius * scaled.amax(-1)
+    else:  # p = 0: at most `radius` features move; the box minimum already holds, nothing is gained here
+        return torch.full(a.shape[:-1], -torch.inf, dtype=a.dtype, device=a.device)
+    size = (a * shape.center).abs().sum(-1)
+    margin = (a.shape[-1] + 8) * 2.0**-52 * (size + reach)
+    return (a * shape.center).sum(-1) - reach - margin
+
+
+def _with_rows(
+    a: Tensor, value: Tensor, size: Tensor, low: Tensor, high: Tensor, shape: InputShape
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Lagrangian bound with the input rows: coordinate ascent on the multipliers, each step exact.
+
+    For one row g, t: phi(mu) = min_box (a + mu g) @ x - mu t is concave and piecewise linear with
+    breakpoints -a_i / g_i; the best is where its slope changes sign. Source: METHODS section 1 (Clip).
+    """
+    assert shape.row_coeffs is not None and shape.row_limits is not None
+    shift = torch.zeros_like(value)
+    best = (value, a, shift)
+    for _ in range(2):
+        for g, t in zip(shape.row_coeffs, shape.row_limits, strict=True):
+            mu = _best_multiplier(a, g, t, low, high).unsqueeze(-1)
+            a = a + mu * g
+            shift = shift + mu.squeeze(-1) * t
+        minimum, magnitude = _box_minimum(a, low, high)
+        value_now = minimum - shift - (a.shape[-1] + 8) * 2.0**-52 * (magnitude + shift.abs())
+        better = value_now > best[0]
+        best = (torch.where(better, value_now, best[0]), torch.where(better.unsqueeze(-1), a, best[1]), shift)
+        size = torch.maximum(size, magnitude + shift.abs())
+    return best[1], best[0], size
+
+
+def _best_multiplier(a: Tensor, g: Tensor, t: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """argmax over mu >= 0 of min_box (a + mu g) @ x - mu t, [B, S]."""
+    moving = g != 0
+    if not bool(moving.any()):
+        return torch.zeros(a.shape[:-1], dtype=a.dtype, device=a.device)
+    a, g = a[..., moving], g[moving]
+    low, high = low[..., moving], high[..., moving]
+    breakpoints = (-a / g).clamp(min=0)
+    order = breakpoints.argsort(-1)
+    ordered = breakpoints.gather(-1, order)
+    # Slope of phi just after mu = 0: sum g_i x_i(mu) - t with x_i at the minimising end.
+    at_zero = torch.where((a > 0) | ((a == 0) & (g > 0)), low, high)
+    slope = (g * at_zero).sum(-1) - t
+    # Passing a positive breakpoint flips x_i from one end to the other: the slope falls by |g_i| (u_i - l_i).
+    drop = torch.where(breakpoints > 0, g.abs() * (high - low), 0.0).gather(-1, order)
+    after = slope.unsqueeze(-1) - drop.cumsum(-1)
+    crossed = (after <= 0).double()
+    first = crossed.argmax(-1, keepdim=True)
+    mu = ordered.gather(-1, first).squeeze(-1)
+    none = crossed.sum(-1) == 0  # slope stays positive: the rows are infeasible on the box; any mu is sound
+    mu = torch.where(none, ordered[..., -1] * 2 + 1, mu)
+    return torch.where(slope > 0, mu, torch.zeros_like(mu))

@@ -1,0 +1,320 @@
+"""Subdomains given by splits of neurons, and their bounds with optimised slopes and multipliers.
+
+All per-neuron data of a batch of subdomains are rows over one axis: the neurons open at the root
+of all bounded nodes, K in all. Shape letters: B subdomains, S rows of a clause, K, F parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from verifier.bounds.backward import Planes, Split
+from verifier.bounds.concretize import InputShape
+from verifier.bounds.interval import Enclosure
+from verifier.bounds.slopes import Ascent, SlopeSpace
+from verifier.bounds.torch_engine import Enclosed, TorchEngine
+from verifier.ops.elementwise import ELEMENTWISE
+
+
+#: Neurons kept per subdomain as candidates for the next split.
+CANDIDATES = 4
+
+
+@dataclass(frozen=True)
+class DomainBatch:
+    """B subdomains of one input box.
+
+    Attributes:
+        low, high: bounds of the open neurons, [B, K].
+        sign: [B, K] int8, the half-space sign * (z - point) >= 0 that a split imposed, 0 for none.
+        point: [B, K]; beta: its multiplier per row, [B, S, K].
+        free: relaxation parameters, [B, S, F].
+        clause: [B], which clause must be refuted on the subdomain.
+        margin: [B] float64, the best rigorous margin so far (of the clause's best row).
+        depth: [B] number of splits.
+        candidates: [B, CANDIDATES], the neurons most worth splitting, best first; -1 for none.
+    """
+
+    low: Tensor
+    high: Tensor
+    sign: Tensor
+    point: Tensor
+    beta: Tensor
+    free: Tensor
+    clause: Tensor
+    margin: Tensor
+    depth: Tensor
+    candidates: Tensor
+
+    def __len__(self) -> int:
+        return self.low.shape[0]
+
+    def select(self, index: Tensor) -> DomainBatch:
+        """The subdomains at `index` (integers or a mask)."""
+        return DomainBatch(*(getattr(self, f.name)[index] for f in fields(self)))
+
+    @staticmethod
+    def join(parts: list[DomainBatch]) -> DomainBatch:
+        """Several batches as one."""
+        return DomainBatch(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(DomainBatch)))
+
+
+@dataclass(frozen=True)
+class DomainBounds:
+    """Result of bounding a batch.
+
+    Attributes:
+        batch: the same subdomains with improved slopes, multipliers and margins.
+        row_margins: rigorous lower bounds minus limits, float64 [B, S].
+        minimiser: [B, N_in], where the best row's form is smallest.
+        closed: [B] the clause is refuted.
+    """
+
+    batch: DomainBatch
+    row_margins: Tensor
+    minimiser: Tensor
+    closed: Tensor
+
+
+class DomainEngine:
+    """Bounds subdomains of one box for the clauses of a property.
+
+    Args:
+        clause_rows: [C, S, N_out] (short clauses repeat a row), limits [C, S], strict [C, S].
+    """
+
+    def __init__(
+        self,
+        engine: TorchEngine,
+        found: Enclosed,
+        lower: Tensor,
+        upper: Tensor,
+        clause_rows: Tensor,
+        limits: Tensor,
+        strict: Tensor,
+        shape: InputShape | None = None,
+    ):
+        self.engine, self.network = engine, engine.network
+        self.root, self.lower, self.upper, self.shape = found.box, lower, upper, shape
+        self.clause_rows, self.limits, self.strict = clause_rows, limits, strict
+        self.open = {n: engine.open_neurons(n, found.box) for n in self.network.bounded}
+        self.open = {n: e for n, e in self.open.items() if len(e)}
+        self.space = SlopeSpace(self.network, found.box, self.open)
+        self.slices: dict[str, slice] = {}
+        self.width = 0
+        for name, elements in self.open.items():
+            self.slices[name] = slice(self.width, self.width + len(elements))
+            self.width += len(elements)
+
+    def gather(self, values: dict[str, Tensor]) -> Tensor:
+        """name -> [B, *shape] restricted to the open neurons, [B, K]."""
+        parts = [values[n].flatten(1)[:, e] for n, e in self.open.items()]
+        return torch.cat(parts, dim=1) if parts else self.lower.new_zeros(self.lower.shape[0], 0)
+
+    def scatter(self, name: str, row: Tensor, base: Tensor) -> Tensor:
+        """Open neurons' values [..., K] put into `base` [..., size of the node], as [..., *shape]."""
+        node = self.network.graph[name]
+        full = base.index_copy(base.ndim - 1, self.open[name], row[..., self.slices[name]])
+        return full.reshape(*row.shape[:-1], *node.shape)
+
+    def initial(self, clauses: Tensor) -> DomainBatch:
+        """One unsplit subdomain for each of the clauses [B]."""
+        b, s = len(clauses), self.clause_rows.shape[1]
+        low = self.gather(self.root.lower).expand(b, -1).clone()
+        high = self.gather(self.root.upper).expand(b, -1).clone()
+        free = self.space.start(self.root).expand(b, s, -1).clone()
+        zero = torch.zeros_like(low)
+        return DomainBatch(
+            low,
+            high,
+            zero.to(torch.int8),
+            zero,
+            torch.zeros(b, s, self.width, dtype=low.dtype, device=low.device),
+            free,
+            clauses,
+            torch.full((b,), -torch.inf, dtype=torch.float64, device=low.device),
+            torch.zeros(b, dtype=torch.int64, device=low.device),
+            torch.full((b, CANDIDATES), -1, device=low.device),
+        )
+
+    def enclosure(self, batch: DomainBatch) -> Enclosure:
+        """Bounds of every node: the root's, with the open neurons' own."""
+        b = len(batch)
+        box = Enclosure(dict(self.root.lower), dict(self.root.upper), self.root.slack)
+        for name in self.open:
+            for target, row in ((box.lower, batch.low), (box.upper, batch.high)):
+                base = target[name].flatten(1).expand(b, -1)
+                target[name] = self.scatter(name, row, base)
+        for name, (origin, index) in self.network.moved.items():
+            for target in (box.lower, box.upper):
+                moved = target[origin].flatten(1)[:, index]
+                target[name] = moved.reshape(-1, *self.network.graph[name].shape)
+        return box
+
+    def ascent(self, batch: DomainBatch) -> Ascent:
+        """The maximisation problem of a batch."""
+        b = len(batch)
+        rows = self.clause_rows[batch.clause]
+        split_nodes = [n for n in self.open if bool((batch.sign[:, self.slices[n]] != 0).any())]
+
+        def splits(beta: Tensor) -> dict[str, Split]:
+            found = {}
+            for name in split_nodes:
+                size = self.network.graph[name].size
+                zero = beta.new_zeros(b, size)
+                sign = self.scatter(name, batch.sign.to(beta.dtype), zero)
+                point = self.scatter(name, batch.point, zero)
+                wide = beta.new_zeros(*beta.shape[:2], size)
+                masked = beta * (batch.sign != 0).unsqueeze(1)
+                found[name] = Split(sign, point, self.scatter(name, masked, wide))
+            return found
+
+        lower, upper = self.lower.expand(b, -1), self.upper.expand(b, -1)
+        return Ascent(
+            self.network,
+            self.space,
+            self.network.split_rows(rows),
+            self.enclosure(batch),
+            lower,
+            upper,
+            self.shape,
+            splits if split_nodes else None,
+        )
+
+    def closed(self, batch: DomainBatch, row_margins: Tensor) -> Tensor:
+        """[B] clauses refuted: some row cannot reach its limit. NaN refutes nothing."""
+        strict = self.strict[batch.clause]
+        return torch.where(strict, row_margins >= 0, row_margins > 0).any(1)
+
+    @torch.no_grad()
+    def bound(self, batch: DomainBatch, iterations: int, stopped: Callable[[], bool]) -> DomainBounds:
+        """Optimise slopes and multipliers, then bound rigorously and score the neurons."""
+        ascent = self.ascent(batch)
+        limits = self.limits[batch.clause]
+        free, beta = batch.free, batch.beta if ascent.splits is not None else None
+        if iterations > 1 and self.space.size + (0 if beta is None else 1) > 0:
+
+            def stop(value: Tensor) -> bool:
+                # A little beyond the limit, so that the rounding terms of the final pass are paid for.
+                enough = limits + 1e-4 * (1 + limits.abs())
+                return stopped() or bool((value > enough).any(1).all())
+
+            free, beta = ascent.run(free, beta, iterations, stop)
+        fixed = self.space.fixed_planes(ascent.box)
+        value, form, minimiser, planes = ascent.evaluate(free, beta, fixed, rigorous=True, keep_visits=True)
+        margins = value - limits
+        best = margins.argmax(1)
+        scores = self._scores(form.visits, planes, ascent.box, best)
+        row = torch.arange(len(batch), device=best.device)
+        done = replace(
+            batch,
+            free=free,
+            beta=batch.beta if beta is None else beta,
+            margin=torch.maximum(batch.margin, margins.max(1).values),
+            candidates=_strongest(scores),
+        )
+        return DomainBounds(done, margins, minimiser[row, best], self.closed(batch, margins))
+
+    def _scores(
+        self, visits: dict[str, Tensor], planes: dict[str, Planes], box: Enclosure, best: Tensor
+    ) -> Tensor:
+        """How much of the bound each open neuron's relaxation costs at most: |A| times the widest gap.
+
+        For a relu with A < 0 this is A * u l / (u - l), the intercept score of BaBSR and kFSB.
+        """
+        b = len(best)
+        rows = torch.arange(b, device=best.device)
+        scores = torch.zeros(b, self.width, dtype=self.lower.dtype, device=self.lower.device)
+        for name, a in visits.items():
+            node, plane = self.network.graph[name], planes[name]
+            a = a[rows, best]
+            lower_gap, upper_gap = self._gaps(name, plane, box, best)
+            cost = a.clamp(min=0) * lower_gap - a.clamp(max=0) * upper_gap
+            cost = torch.nan_to_num(cost.flatten(1), nan=0.0, posinf=1e30)
+            for source in node.inputs:
+                origin, index = self.network.moved.get(source, (source, None))
+                if origin not in self.open:
+                    continue
+                total = cost
+                if index is not None:
+                    total = cost.new_zeros(b, self.network.graph[origin].size).index_add(1, index, cost)
+                scores[:, self.slices[origin]] += total[:, self.open[origin]]
+        return torch.where(self.gather(box.upper) > self.gather(box.lower), scores, 0.0)
+
+    def _gaps(self, name: str, plane: Planes, box: Enclosure, best: Tensor) -> tuple[Tensor, Tensor]:
+        """Largest distance of each plane from the function, sampled at the ends and the split point."""
+        node = self.network.graph[name]
+        rows = torch.arange(len(best), device=best.device)
+
+        def own(t: Tensor) -> Tensor:
+            return t[:, 0] if t.shape[1] == 1 else t[rows, best]
+
+        ends = [(box.lower[i], box.upper[i]) for i in node.inputs]
+        if node.op == "Mul":
+            area = (ends[0][1] - ends[0][0]) * (ends[1][1] - ends[1][0]) * 0.25
+            return area, area
+        rule = ELEMENTWISE[node.op]
+        low, high = ends[0]
+        lower_gap = upper_gap = torch.zeros_like(low)
+        for x in (low, rule.split_point(low, high, node), high):
+            y = rule.value(x, node)
+            lower_gap = torch.maximum(lower_gap, y - (own(plane.lower_slopes[0]) * x + own(plane.lower_offset)))
+            upper_gap = torch.maximum(upper_gap, own(plane.upper_slopes[0]) * x + own(plane.upper_offset) - y)
+        return lower_gap, upper_gap
+
+    def split_points(self, batch: DomainBatch, neurons: Tensor) -> Tensor:
+        """Where to cut neurons [B, k] (positions in K) of the batch, [B, k]."""
+        points = torch.zeros_like(batch.low)
+        for name, chosen in self.slices.items():
+            low, high = batch.low[:, chosen], batch.high[:, chosen]
+            points[:, chosen] = self._cut(name, low, high)
+        return points.gather(1, neurons)
+
+    def _cut(self, name: str, low: Tensor, high: Tensor) -> Tensor:
+        """The first elementwise reader's split point, where it lies inside; else the middle."""
+        middle = 0.5 * (low + high)
+        for reader, index in self.network.readers[name]:
+            rule, node = ELEMENTWISE.get(self.network.graph[reader].op), self.network.graph[reader]
+            if rule is None:
+                continue
+            if rule.kink_at_zero:
+                return torch.where((low < 0) & (high > 0), torch.zeros_like(low), middle)
+            if index is None:
+                point = rule.split_point(low, high, node)
+                return torch.where((point > low) & (point < high), point, middle)
+        return middle
+
+    def split(self, batch: DomainBatch, neurons: Tensor, points: Tensor) -> DomainBatch:
+        """Two children of every subdomain: z >= point first, then z <= point; neurons, points [B]."""
+        b = len(batch)
+        both = DomainBatch.join([batch, batch])
+        rows = torch.arange(b, device=neurons.device)
+        low, high, sign, point, beta = (t.clone() for t in (both.low, both.high, both.sign, both.point, both.beta))
+        low[rows, neurons] = torch.maximum(low[rows, neurons], points)
+        high[b + rows, neurons] = torch.minimum(high[b + rows, neurons], points)
+        sign[rows, neurons], sign[b + rows, neurons] = 1, -1
+        for half in (rows, b + rows):
+            point[half, neurons] = points
+            beta[half, :, neurons] = 0.0
+        return replace(both, low=low, high=high, sign=sign, point=point, beta=beta, depth=both.depth + 1)
+
+    @torch.no_grad()
+    def quick(self, batch: DomainBatch) -> Tensor:
+        """Non-rigorous margins [B] with the parameters as they are: for choosing between splits only."""
+        ascent = self.ascent(batch)
+        fixed = self.space.fixed_planes(ascent.box)
+        beta = batch.beta if ascent.splits is not None else None
+        value, *_ = ascent.evaluate(batch.free, beta, fixed, rigorous=False)
+        return (value - self.limits[batch.clause]).max(1).values
+
+
+def _strongest(scores: Tensor) -> Tensor:
+    """Positions of the largest positive scores [B, K] -> [B, CANDIDATES], -1 where there are none."""
+    count = min(CANDIDATES, scores.shape[1])
+    top = scores.topk(count, dim=1)
+    found = torch.where(top.values > 0, top.indices, -1)
+    return torch.nn.functional.pad(found, (0, CANDIDATES - count), value=-1)

@@ -1,0 +1,172 @@
+"""Interval propagation with rounding slack, and the place where tighter bounds are asked for.
+
+Source: Gowal et al. 2018, arXiv:1810.12715; rounding terms: METHODS section 7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from verifier.bounds.network import Network
+from verifier.bounds.rounding import gamma
+from verifier.graph.ir import Node
+from verifier.ops.elementwise import ELEMENTWISE
+from verifier.ops.linear import LINEAR
+from verifier.ops.product import product_interval
+
+
+@dataclass
+class Enclosure:
+    """Bounds on every value the deployed program computes, for B boxes.
+
+    Attributes:
+        lower, upper: name -> [B, *shape].
+        slack: name -> [B, *shape] >= 0: per unit of coefficient on this node, what rounding can take
+            from a bound: the deployed program's error at the node, and our own in applying it.
+    """
+
+    lower: dict[str, Tensor] = field(default_factory=dict)
+    upper: dict[str, Tensor] = field(default_factory=dict)
+    slack: dict[str, Tensor] = field(default_factory=dict)
+
+    def magnitude(self, name: str) -> Tensor:
+        """max(|lower|, |upper|)."""
+        return torch.maximum(self.lower[name].abs(), self.upper[name].abs())
+
+    def tighten(self, name: str, lower: Tensor, upper: Tensor) -> None:
+        """Intersect with other valid bounds of the same node; NaN tightens nothing."""
+        self.lower[name] = torch.fmax(self.lower[name], lower)
+        self.upper[name] = torch.fmin(self.upper[name], upper)
+
+
+Refine = Callable[[str, Enclosure], None]
+
+
+def propagate(
+    network: Network,
+    lower: Tensor,
+    upper: Tensor,
+    refine: Refine | None = None,
+    known: Enclosure | None = None,
+) -> Enclosure:
+    """Bound every node over boxes [B, N_in].
+
+    Args:
+        refine: called as refine(name, enclosure so far) for each node that a nonlinear node reads;
+            may tighten that node in place.
+        known: valid bounds to intersect with (a parent's).
+    """
+    box = Enclosure(network.split_inputs(lower), network.split_inputs(upper))
+    for name in network.graph.inputs:
+        # The deployed program reads the input exactly; our slopes on it are rounded once each.
+        box.slack[name] = 4 * network.own_unit * box.magnitude(name)
+    bounded = set(network.bounded)
+    for name in network.graph.inputs:
+        if name in bounded and refine is not None:
+            refine(name, box)
+    for node in network.order:
+        _bound_node(network, node, box)
+        name = node.name
+        if known is not None and name in known.lower:
+            box.tighten(name, known.lower[name], known.upper[name])
+        if name in bounded:
+            box.slack[name] = box.slack[name] + 4 * network.own_unit * box.magnitude(name) + network.tiny
+            if refine is not None:
+                refine(name, box)
+    return box
+
+
+def _bound_node(network: Network, node: Node, box: Enclosure) -> None:
+    name = node.name
+    if node.op in LINEAR:
+        lower, upper, slack = _linear(network, node, box)
+    else:
+        if node.op == "Mul":
+            x, y = node.inputs
+            lower, upper = product_interval(box.lower[x], box.upper[x], box.lower[y], box.upper[y])
+            slack = network.deployed_unit * torch.maximum(lower.abs(), upper.abs())
+        else:
+            source = node.inputs[0]
+            rule = ELEMENTWISE[node.op]
+            lower, upper = rule.interval(box.lower[source], box.upper[source], node)
+            unit = network.deployed_unit
+            slack = (
+                rule.deployed_error(box.lower[source], box.upper[source], node, unit)
+                if unit
+                else torch.zeros_like(lower)
+            )
+        slack = _override(network, node, slack)
+        slack = slack * (1 + 8 * network.own_unit)
+        lower, upper = _widen(network, lower, upper, slack)
+    undefined = torch.isnan(lower) | torch.isnan(upper)
+    box.lower[name] = lower.masked_fill(undefined, -torch.inf)
+    box.upper[name] = upper.masked_fill(undefined, torch.inf)
+    box.slack[name] = torch.nan_to_num(slack, nan=torch.inf, posinf=torch.inf)
+
+
+def _override(network: Network, node: Node, slack: Tensor) -> Tensor:
+    fixed = node.attrs.get("deployed_error")
+    if fixed is None:
+        return slack
+    return torch.full_like(slack, float(fixed) if network.deployed_unit else 0.0)
+
+
+def _widen(network: Network, lower: Tensor, upper: Tensor, by: Tensor) -> tuple[Tensor, Tensor]:
+    """Move both ends outward by `by`, rounded outward."""
+    step = 2 * network.own_unit
+    down = lower - by
+    up = upper + by
+    moved = by > 0
+    down = torch.where(moved, down - down.abs() * step, down)
+    up = torch.where(moved, up + up.abs() * step, up)
+    return down, up
+
+
+def _linear(network: Network, node: Node, box: Enclosure) -> tuple[Tensor, Tensor, Tensor]:
+    rule, at = LINEAR[node.op], network.at[node.name]
+    terms = rule.terms(at)
+    lows, highs = [box.lower[i] for i in node.inputs], [box.upper[i] for i in node.inputs]
+    if terms == 0 and at.extra_roundings == 0 and (node.op != "Constant"):
+        low = rule.value(at, lows)
+        return low, rule.value(at, highs), torch.zeros_like(low)
+    own = gamma(terms + 4, network.own_unit)
+    fixed = node.attrs.get("deployed_error")
+    deployed = gamma(terms + 1 + at.extra_roundings, network.deployed_unit) * (1 + 4 * network.own_unit)
+    constant = rule.constant_magnitude(at)
+
+    def errors(sizes: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Rounding of the deployed program, and ours, where the inputs have these magnitudes."""
+        total = rule.magnitude(at, sizes)
+        if constant is not None:
+            total = total + constant
+        # Sums of magnitudes are themselves rounded: 1 + 2 gamma covers it.
+        total = (total * (1 + 2 * own) + (terms + 2) * network.tiny).broadcast_to(total.shape[0], *node.shape)
+        if node.op == "Constant" or not network.deployed_unit:
+            theirs = torch.zeros_like(total)
+        elif fixed is not None:
+            theirs = torch.full_like(total, float(fixed))
+        else:
+            theirs = deployed * total
+        return theirs, (3 * own) * total
+
+    theirs, ours = errors([torch.maximum(low.abs(), high.abs()) for low, high in zip(lows, highs, strict=True)])
+    ends = rule.ends(at, lows, highs)
+    if ends is not None:
+        low = _widen(network, *([rule.value(at, ends[0])] * 2), sum(errors([x.abs() for x in ends[0]])))[0]
+        high = _widen(network, *([rule.value(at, ends[1])] * 2), sum(errors([x.abs() for x in ends[1]])))[1]
+        return low, high, theirs + ours
+    centers, radii = [], []
+    for low, high in zip(lows, highs, strict=True):
+        finite = torch.isfinite(low) & torch.isfinite(high)
+        center = torch.where(finite, 0.5 * low + 0.5 * high, 0.0)
+        radius = torch.maximum(high - center, center - low) * (1 + 4 * network.own_unit) + network.tiny
+        centers.append(center)
+        radii.append(torch.where(low == high, torch.zeros_like(radius), radius))
+    middle = rule.value(at, centers)
+    reach = rule.magnitude(at, radii) * (1 + 2 * own) + theirs + ours
+    lower, upper = _widen(network, middle, middle, reach)
+    return lower, upper, theirs + ours

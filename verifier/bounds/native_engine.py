@@ -1,0 +1,92 @@
+"""The native engine: whole-network bounds in C++ for the common operators, without torch.
+
+Requires: a graph of dense, convolution, scaling, residual and data-moving nodes with relu or leaky
+relu activations (`supports`).
+Method, per box (csrc/cpu/simd): forward linear forms in the inputs (Wang et al. 2018) together with
+intervals; a backward pass (CROWN, Zhang et al. 2018, arXiv:1811.00866) for each neuron whose sign they
+leave open, bounds intersected; a backward pass for the rows asked for. Forms are left out where the
+input is wide and they would cost more than they save.
+Property: sound, not complete. Bounds hold for the deployed program in any summation order and for
+real arithmetic (METHODS section 7), or for real arithmetic alone; the engine's own rounding, in the
+graph's dtype, is charged likewise. NaN, infinite or overflowing boxes give -inf.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from verifier.bounds.engine import BoxBounds
+from verifier.errors import SpecError
+from verifier.graph.ir import Graph
+from verifier.kernels.native import native
+from verifier.kernels.stages import Stager, covers
+from verifier.outcome import Soundness
+
+
+def supports(graph: Graph) -> bool:
+    """True when NativeEngine can bound this graph."""
+    return covers(graph)
+
+
+class NativeEngine:
+    """BoxEngine over the compiled module; arrays float64, boxes in parallel on the CPU.
+
+    Args:
+        threads: CPU threads; None for all that this process may use.
+        soundness: IEEE_FLOAT, or REAL_ARITHMETIC to leave out the network's own rounding.
+        forms: carry linear forms forwards; None decides by cost.
+    Raises:
+        UnsupportedOperator: the graph is outside the subset, see `supports`.
+        DeviceError: the compiled module is missing.
+    """
+
+    name = "native"
+
+    def __init__(
+        self,
+        graph: Graph,
+        *,
+        threads: int | None = None,
+        soundness: Soundness = Soundness.IEEE_FLOAT,
+        forms: bool | None = None,
+    ):
+        if soundness is Soundness.HEURISTIC:
+            raise SpecError(
+                "soundness: the native engine proves; expected REAL_ARITHMETIC or IEEE_FLOAT, got HEURISTIC"
+            )
+        module = native()
+        self.graph = graph
+        self.soundness = soundness
+        self.threads = module.available_threads() if threads is None else max(1, threads)
+        self._network = (module.NetworkDouble if graph.dtype == "float64" else module.NetworkFloat)(graph.input_size)
+        for stage in Stager(graph, rounded=soundness is Soundness.IEEE_FLOAT).run():
+            self._network.add_stage(stage.as_dict())
+        self._network.finish(-1 if forms is None else int(forms))
+
+    @property
+    def uses_forms(self) -> bool:
+        """Whether linear forms are carried forwards."""
+        return self._network.uses_forms
+
+    def bound_boxes(
+        self, lower: np.ndarray, upper: np.ndarray, rows: np.ndarray, *, need_forms: bool = True, refine: bool = True
+    ) -> BoxBounds:
+        """Bounds of rows [S, N_out] over boxes lower, upper [B, N_in].
+
+        Args:
+            need_forms: off leaves `coeffs` and `offset` empty ([0, S, N_in], [0, S]).
+            refine: off skips the backward passes of intermediate neurons: faster and looser.
+        Raises:
+            ValueError: shapes do not fit.
+        """
+        return BoxBounds(
+            *self._network.bound_boxes(lower, upper, rows, forms=need_forms, refine=refine, threads=self.threads)
+        )
+
+    def evaluate(self, points: np.ndarray) -> np.ndarray:
+        """Outputs [B, N_out] at points [B, N_in], computed in the graph's dtype."""
+        return self._network.evaluate(points, threads=self.threads)
+
+    def gradient(self, points: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Gradient [B, N_in] of weights[b] @ y(x) at points[b]; weights [B, N_out]."""
+        return self._network.gradient(points, weights, threads=self.threads)

@@ -1,0 +1,153 @@
+"""A graph prepared for bounding: lowered, its constants as tensors, its nonlinear inputs listed."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from verifier.errors import UnsupportedOperator
+from verifier.graph.ir import Graph, Node
+from verifier.ops.base import NodeTensors
+from verifier.ops.elementwise import ELEMENTWISE
+from verifier.ops.linear import LINEAR
+from verifier.ops.lowering import lower
+from verifier.outcome import Soundness
+
+
+class Network:
+    """The lowered graph on one device, in one dtype.
+
+    Attributes:
+        graph: linear, elementwise and Mul nodes only.
+        order: nodes in evaluation order, Input nodes left out.
+        relaxed: names of the elementwise and Mul nodes, in order.
+        bounded: names of the nodes whose bounds decide relaxations ("pre-activations"), in order:
+            what relaxed nodes read, followed back through nodes that only move data.
+        moved: what a relaxed node reads through moves -> (bounded node, its flat index per element).
+        own_unit, deployed_unit: unit round-off of the engine, and of the deployed program
+            (0 when only real arithmetic is asked for).
+    """
+
+    def __init__(self, graph: Graph, dtype: torch.dtype, device: torch.device, soundness: Soundness):
+        self.source = graph
+        self.graph = lower(graph)
+        self.dtype, self.device = dtype, device
+        self.own_unit = torch.finfo(dtype).eps / 2
+        self.tiny = torch.finfo(dtype).tiny
+        deployed = 2.0**-24 if graph.dtype == "float32" else 2.0**-53
+        self.deployed_unit = deployed if soundness is Soundness.IEEE_FLOAT else 0.0
+        self.order: tuple[Node, ...] = tuple(n for n in self.graph.nodes.values() if n.op != "Input")
+        self.at = {n.name: NodeTensors(self.graph, n, dtype, device) for n in self.graph.nodes.values()}
+        for node in self.order:
+            if node.op not in LINEAR and node.op not in ELEMENTWISE and node.op != "Mul":
+                raise UnsupportedOperator(node.op, node.name, "no bound engine has a rule for it")
+        self.relaxed = tuple(n.name for n in self.order if n.op not in LINEAR)
+        read = {i for name in self.relaxed for i in self.graph[name].inputs}
+        self.moved: dict[str, tuple[str, Tensor]] = {}
+        for name in read:
+            origin, index = self._origin(name)
+            if origin != name:
+                self.moved[name] = (origin, index)
+        kept = {self.moved[name][0] if name in self.moved else name for name in read}
+        self.bounded = tuple(name for name in self.graph.nodes if name in kept)
+        self.readers = self._readers()
+        self.consumers = self.graph.consumers()
+
+    @property
+    def widest(self) -> int:
+        """Scalars of the largest node."""
+        return max(n.size for n in self.graph.nodes.values())
+
+    def split_inputs(self, flat: Tensor) -> dict[str, Tensor]:
+        """[B, N_in] -> {input name: [B, *shape]}."""
+        parts = flat.split([self.graph[n].size for n in self.graph.inputs], dim=-1)
+        return {n: p.reshape(-1, *self.graph[n].shape) for n, p in zip(self.graph.inputs, parts, strict=True)}
+
+    def join_outputs(self, values: dict[str, Tensor]) -> Tensor:
+        """{name: [B, *shape]} -> [B, N_out]."""
+        lead = max(values[n].shape[0] for n in self.graph.outputs)
+        return torch.cat([values[n].reshape(values[n].shape[0], -1).expand(lead, -1) for n in self.graph.outputs], dim=1)
+
+    def split_rows(self, rows: Tensor) -> dict[str, Tensor]:
+        """Rows over the flat outputs [B, S, N_out] -> {output name: [B, S, *shape]} (summed where repeated)."""
+        parts = rows.split([self.graph[n].size for n in self.graph.outputs], dim=-1)
+        found: dict[str, Tensor] = {}
+        for name, part in zip(self.graph.outputs, parts, strict=True):
+            shaped = part.reshape(*part.shape[:2], *self.graph[name].shape)
+            found[name] = found[name] + shaped if name in found else shaped
+        return found
+
+    def evaluate(self, flat: Tensor) -> Tensor:
+        """Outputs [B, N_out] at points [B, N_in], differentiable."""
+        values = self.split_inputs(flat)
+        for node in self.order:
+            values[node.name] = self.node_value(node, [values[i] for i in node.inputs])
+        return self.join_outputs(values)
+
+    def node_value(self, node: Node, inputs: list[Tensor]) -> Tensor:
+        """One node's value from its inputs' values."""
+        if node.op in LINEAR:
+            return LINEAR[node.op].value(self.at[node.name], inputs)
+        if node.op == "Mul":
+            return inputs[0] * inputs[1]
+        return ELEMENTWISE[node.op].value(inputs[0], node)
+
+    def _origin(self, name: str) -> tuple[str, Tensor]:
+        """The node that `name` only moves data of, and the flat index there of each element."""
+        node = self.graph[name]
+        index = torch.arange(node.size, device=self.device)
+        while node.op in ("Reshape", "Transpose", "Select"):
+            if node.op == "Select" and node.attrs["indices"].min(initial=0) < 0:
+                break
+            (source,) = node.inputs
+            shape = self.graph[source].shape
+            flat = torch.arange(self.graph[source].size, device=self.device).reshape(1, *shape)
+            index = LINEAR[node.op].value(self.at[node.name], [flat]).reshape(-1)[index]
+            name, node = source, self.graph[source]
+        return name, index
+
+    def _readers(self) -> dict[str, list[tuple[str, Tensor | None]]]:
+        """Bounded node -> (relaxed node, flat index of the bounded node each of its elements reads)."""
+        found: dict[str, list[tuple[str, Tensor | None]]] = {name: [] for name in self.bounded}
+        for name in self.relaxed:
+            for source in self.graph[name].inputs:
+                origin, index = self.moved.get(source, (source, None))
+                found[origin].append((name, index))
+        return found
+
+    def interval_suffices(self, name: str) -> bool:
+        """True when a backward pass cannot beat the node's interval: an elementwise function of a bounded node."""
+        return self.graph[name].op in ELEMENTWISE
+
+    def interval_is_exact(self, name: str) -> bool:
+        """True when one affine map at most lies between the inputs and `name`, so intervals are exact."""
+        affine, node = 0, self.graph[name]
+        while node.op != "Input":
+            if len(node.inputs) != 1 or node.op not in LINEAR:
+                return False
+            affine += LINEAR[node.op].terms(self.at[node.name]) > 0
+            node = self.graph[node.inputs[0]]
+        return affine <= 1
+
+    def row_flops(self, name: str) -> float:
+        """Floating-point operations to carry one coefficient row from node `name` back to the inputs."""
+        needed, total = {name}, 0.0
+        for node in reversed(self.order):
+            if node.name in needed:
+                needed.update(node.inputs)
+                total += _transpose_flops(node, self.graph)
+        return total
+
+
+def _transpose_flops(node: Node, graph: Graph) -> float:
+    weight = node.attrs.get("weight")
+    if weight is None:
+        return 40.0 * node.size  # a few passes over memory cost as much as this many products
+    if node.op == "Dense":
+        return 2.0 * node.size * weight.shape[0]
+    if node.op == "ConvTranspose":
+        return 2.0 * graph[node.inputs[0]].size * math.prod(weight.shape[1:])
+    return 2.0 * node.size * np.prod(weight.shape[1:])

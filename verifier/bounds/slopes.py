@@ -1,0 +1,211 @@
+"""Free parameters of the relaxations (alpha) and multipliers of splits (beta), and their ascent.
+
+Parameters are kept for open neurons only, in one flat axis over all relaxed nodes, so that a
+subdomain is a row. Any value in range is sound, so the ascent itself needs no rigour: whoever
+claims a bound evaluates once more with `rigorous=True`.
+Source: Xu et al. 2021, arXiv:2011.13824 (alpha); Wang et al. 2021, arXiv:2103.06624 (beta).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from verifier.bounds.backward import LinearForm, Planes, backward, relax
+from verifier.bounds.concretize import InputShape, concretize
+from verifier.bounds.interval import Enclosure
+from verifier.bounds.network import Network
+from verifier.ops.elementwise import ELEMENTWISE
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """Where one relaxed node's parameters live: flat open elements, and slices of the flat axis."""
+
+    name: str
+    elements: Tensor
+    lower: slice | None
+    upper: slice | None
+
+
+class SlopeSpace:
+    """The flat axis of free parameters, F in all, laid out for the open neurons of an enclosure."""
+
+    def __init__(self, network: Network, box: Enclosure, open_neurons: dict[str, Tensor], upto: str | None = None):
+        self.network = network
+        self.segments: list[_Segment] = []
+        self.size = 0
+        for name in network.relaxed:
+            if name == upto:
+                break
+            node = network.graph[name]
+            if node.op == "Mul":
+                free = (True, True)
+            else:
+                rule = ELEMENTWISE[node.op]
+                free = (rule.free_lower, rule.free_upper)
+            elements = _open_elements(network, name, open_neurons)
+            if len(elements) == 0 or not any(free):
+                continue
+            slices: list[slice | None] = []
+            for wanted in free:
+                slices.append(slice(self.size, self.size + len(elements)) if wanted else None)
+                self.size += len(elements) if wanted else 0
+            self.segments.append(_Segment(name, elements, *slices))
+
+    def start(self, box: Enclosure) -> Tensor:
+        """The rules' default parameters, [B, 1, F]."""
+        b = next(iter(box.lower.values())).shape[0]
+        flat = torch.full((b, 1, self.size), 0.5, dtype=self.network.dtype, device=self.network.device)
+        for segment in self.segments:
+            node = self.network.graph[segment.name]
+            if node.op == "Mul":
+                continue
+            low, high = box.lower[node.inputs[0]], box.upper[node.inputs[0]]
+            for chosen, value in zip(
+                (segment.lower, segment.upper), ELEMENTWISE[node.op].start(low, high, node), strict=True
+            ):
+                if chosen is not None:
+                    value = value.expand(b, *node.shape)
+                    flat[:, 0, chosen] = value.reshape(b, -1)[:, segment.elements]
+        return flat
+
+    def planes(self, box: Enclosure, free: Tensor, fixed: dict[str, Planes]) -> dict[str, Planes]:
+        """Planes under parameters free [B, S, F]; nodes without parameters come from `fixed`."""
+        planes = dict(fixed)
+        b, s = free.shape[:2]
+        for segment in self.segments:
+            node = self.network.graph[segment.name]
+            pair = []
+            for chosen in (segment.lower, segment.upper):
+                full = torch.full((b, s, node.size), 0.5, dtype=free.dtype, device=free.device)
+                if chosen is not None:
+                    full = full.index_copy(2, segment.elements, free[:, :, chosen])
+                pair.append(full.reshape(b, s, *node.shape))
+            planes[segment.name] = relax(self.network, box, segment.name, (pair[0], pair[1]))
+        return planes
+
+    def fixed_planes(self, box: Enclosure, upto: str | None = None) -> dict[str, Planes]:
+        """Planes of the relaxed nodes that have no parameters."""
+        own = {segment.name for segment in self.segments}
+        found: dict[str, Planes] = {}
+        for name in self.network.relaxed:
+            if name == upto:
+                break
+            if name not in own:
+                found[name] = relax(self.network, box, name)
+        return found
+
+
+def _open_elements(network: Network, name: str, open_neurons: dict[str, Tensor]) -> Tensor:
+    """Flat elements of a relaxed node that read an open neuron."""
+    mask = torch.zeros(network.graph[name].size, dtype=torch.bool, device=network.device)
+    for source in network.graph[name].inputs:
+        origin, index = network.moved.get(source, (source, None))
+        if origin not in open_neurons:
+            continue
+        is_open = torch.zeros(network.graph[origin].size, dtype=torch.bool, device=network.device)
+        is_open[open_neurons[origin]] = True
+        mask |= is_open if index is None else is_open[index]
+    return mask.nonzero().squeeze(1)
+
+
+@dataclass
+class Ascent:
+    """One maximisation of lower bounds over slopes and split multipliers.
+
+    Attributes:
+        start: rows to bound, name -> [B, S, *shape].
+        box, lower, upper, shape: the domain; lower, upper [B, N_in].
+        splits: maps multipliers [B, S, K] to what `backward` takes, or None without splits.
+        stop: says from the current bounds [B, S] whether to end early.
+    """
+
+    network: Network
+    space: SlopeSpace
+    start: dict[str, Tensor]
+    box: Enclosure
+    lower: Tensor
+    upper: Tensor
+    shape: InputShape | None = None
+    splits: Callable[[Tensor], dict] | None = None
+    upto: str | None = None
+
+    def evaluate(
+        self, free: Tensor, beta: Tensor | None, fixed: dict[str, Planes], *, rigorous: bool, keep_visits: bool = False
+    ) -> tuple[Tensor, LinearForm, Tensor, dict[str, Planes]]:
+        """Lower bounds [B, S], their form, the minimisers and the planes used."""
+        planes = self.space.planes(self.box, free, fixed)
+        splits = self.splits(beta) if self.splits is not None and beta is not None else None
+        form = backward(
+            self.network, self.start, self.box, planes, splits, rigorous=rigorous, keep_visits=keep_visits
+        )
+        value, minimiser = concretize(form, self.lower, self.upper, self.shape)
+        return value, form, minimiser, planes
+
+    def run(
+        self,
+        free: Tensor,
+        beta: Tensor | None,
+        iterations: int,
+        stop: Callable[[Tensor], bool],
+        rate: float = 0.25,
+        beta_rate: float = 0.1,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The best parameters met, for each row on its own."""
+        fixed = self.space.fixed_planes(self.box, self.upto)
+        ascents = [_Adam(free, rate, 1.0)]
+        if beta is not None:
+            ascents.append(_Adam(beta, beta_rate, torch.inf))
+        best_free, best_beta = ascents[0].copy(), None if beta is None else ascents[1].copy()
+        best: Tensor | None = None
+        for step in range(iterations):
+            beta_now = None if beta is None else ascents[1].value
+            with torch.enable_grad():
+                value, *_ = self.evaluate(ascents[0].value, beta_now, fixed, rigorous=False)
+                total = torch.where(torch.isfinite(value), value, 0.0).sum()
+            now = value.detach()
+            better = torch.ones_like(now, dtype=torch.bool) if best is None else now > best
+            best = now if best is None else torch.where(better, now, best)
+            mask = better.unsqueeze(-1)
+            best_free = torch.where(mask, ascents[0].value.detach(), best_free)
+            if best_beta is not None:
+                best_beta = torch.where(mask, ascents[1].value.detach(), best_beta)
+            if step == iterations - 1 or stop(best) or not total.requires_grad:
+                break
+            gradients = torch.autograd.grad(total, [a.value for a in ascents], allow_unused=True)
+            for ascent, gradient in zip(ascents, gradients, strict=True):
+                if gradient is not None:
+                    ascent.step(gradient)
+        return best_free, best_beta
+
+
+class _Adam:
+    """Adam for one tensor kept in [0, limit], maximising; the step size decays by 3 % a step.
+
+    Source: Kingma & Ba 2015, arXiv:1412.6980. (torch.optim costs seconds to import.)
+    """
+
+    def __init__(self, start: Tensor, rate: float, limit: float):
+        self.value = start.detach().clone().requires_grad_(True)
+        self._rate, self._limit, self._count = rate, limit, 0
+        self._mean, self._square = torch.zeros_like(start), torch.zeros_like(start)
+
+    def copy(self) -> Tensor:
+        """The current value, detached."""
+        return self.value.detach().clone()
+
+    @torch.no_grad()
+    def step(self, gradient: Tensor) -> None:
+        """One step up the gradient; undefined entries stay put."""
+        gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
+        self._count += 1
+        self._mean.lerp_(gradient, 0.1)
+        self._square.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
+        mean = self._mean / (1 - 0.9**self._count)
+        root = (self._square / (1 - 0.999**self._count)).sqrt_().add_(1e-8)
+        self.value.addcdiv_(mean, root, value=self._rate).clamp_(0.0, self._limit)
+        self._rate *= 0.97

@@ -1,0 +1,235 @@
+"""The general engine: every operator, CPU or GPU, differentiable; the oracle for the native one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from verifier.bounds.backward import LinearForm, Planes, backward, relax
+from verifier.bounds.concretize import InputShape, concretize
+from verifier.bounds.engine import BoxBounds
+from verifier.bounds.interval import Enclosure, propagate
+from verifier.bounds.network import Network
+from verifier.bounds.rounding import cast_down, cast_up
+from verifier.errors import DeviceError
+from verifier.graph.ir import Graph
+from verifier.ops.elementwise import ELEMENTWISE
+from verifier.outcome import Soundness
+
+
+class LazyPlanes(Mapping[str, Planes]):
+    """Default planes of the relaxed nodes, made when first met."""
+
+    def __init__(self, network: Network, box: Enclosure):
+        self._network, self._box, self._made = network, box, {}
+
+    def __getitem__(self, name: str) -> Planes:
+        if name not in self._made:
+            if self._network.graph[name].op not in ELEMENTWISE and self._network.graph[name].op != "Mul":
+                raise KeyError(name)
+            self._made[name] = relax(self._network, self._box, name)
+        return self._made[name]
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter(self._network.relaxed)
+
+    def __len__(self) -> int:
+        return len(self._network.relaxed)
+
+
+@dataclass
+class Enclosed:
+    """Bounds of every node on some boxes, the planes they give, and the last layer's input sensitivity."""
+
+    sensitivity: Tensor
+    box: Enclosure = field(default_factory=Enclosure)
+    planes: LazyPlanes | dict[str, Planes] = field(default_factory=dict)
+
+
+class TorchEngine:
+    """BoxEngine over torch; also the parts that domains.py builds activation splitting on.
+
+    Args:
+        device: "cpu" or "cuda"; a missing device is an error, never a fallback.
+        memory_bytes: ceiling for one batch of coefficients.
+        deadline: time.monotonic() value after which intermediate bounds are no longer refined
+            (the interval bounds they would tighten remain valid).
+    """
+
+    name = "torch"
+
+    def __init__(
+        self,
+        graph: Graph,
+        *,
+        device: str = "cpu",
+        soundness: Soundness = Soundness.IEEE_FLOAT,
+        dtype: torch.dtype | None = None,
+        memory_bytes: int = 1 << 29,
+        deadline: float = np.inf,
+    ):
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise DeviceError(f"device: expected a CUDA GPU for '{device}', found none; use --device cpu")
+        if dtype is None:
+            # Small networks spend their time in call overhead, so float64 costs nothing there.
+            small = graph.parameter_count < 20_000
+            dtype = torch.float64 if small or graph.dtype == "float64" else torch.float32
+        self.graph = graph
+        self.soundness = soundness
+        self.device = torch.device(device)
+        self.network = Network(graph, dtype, self.device, soundness)
+        self.dtype = dtype
+        self.memory_bytes = memory_bytes
+        self.deadline = deadline
+        self.flops_per_second = 1e10
+
+    def tensor(self, x: np.ndarray) -> Tensor:
+        """Nearest values in the engine's dtype, on its device."""
+        return torch.as_tensor(np.ascontiguousarray(x), dtype=torch.float64).to(self.dtype).to(self.device)
+
+    def boxes(self, lower: np.ndarray, upper: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Box ends in the engine's dtype, rounded outward, [B, N_in]."""
+        return cast_down(lower, self.dtype, self.device), cast_up(upper, self.dtype, self.device)
+
+    def evaluate(self, points: np.ndarray) -> np.ndarray:
+        """Outputs [B, N_out] at points [B, N_in]."""
+        with torch.no_grad():
+            parts = [self.network.evaluate(p) for p in self.tensor(points).split(self.point_batch())]
+        return torch.cat(parts).double().cpu().numpy()
+
+    def gradient(self, points: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Gradient [B, N_in] of weights[b] @ y(x) at points[b]."""
+        results = []
+        step = self.point_batch()
+        for x, w in zip(self.tensor(points).split(step), self.tensor(weights).split(step), strict=True):
+            x = x.detach().requires_grad_(True)
+            with torch.enable_grad():
+                (g,) = torch.autograd.grad((self.network.evaluate(x) * w).sum(), x)
+            results.append(torch.nan_to_num(g, nan=0.0, posinf=0.0, neginf=0.0))
+        return torch.cat(results).double().cpu().numpy()
+
+    def point_batch(self) -> int:
+        """Points evaluated at once within the memory ceiling."""
+        total = sum(n.size for n in self.network.graph.nodes.values())
+        return max(1, self.memory_bytes // (8 * total * 4))
+
+    def row_batch(self, boxes: int = 1) -> int:
+        """Coefficient rows carried at once, for each of `boxes` boxes, within the memory ceiling."""
+        width = torch.finfo(self.dtype).bits // 8
+        return max(1, self.memory_bytes // (boxes * self.network.widest * width * 6))
+
+    @torch.no_grad()
+    def enclose(
+        self, lower: Tensor, upper: Tensor, shape: InputShape | None = None, known: Enclosure | None = None
+    ) -> Enclosed:
+        """Bounds of every node over boxes [B, N_in]: intervals, then CROWN for what they leave open."""
+        found = Enclosed(torch.zeros_like(lower))
+
+        def refine(name: str, box: Enclosure) -> None:
+            if found.box is not box:
+                found.box, found.planes = box, LazyPlanes(self.network, box)
+            self._refine(name, found, lower, upper, shape)
+
+        found.box = propagate(self.network, lower, upper, refine, known)
+        if not found.planes:
+            found.planes = LazyPlanes(self.network, found.box)
+        return found
+
+    def open_neurons(self, name: str, box: Enclosure) -> Tensor:
+        """Flat indices of the neurons of `name` that some nonlinear reader is not exact on."""
+        low, high = box.lower[name], box.upper[name]
+        mask = torch.zeros_like(low, dtype=torch.bool).flatten(1)
+        for reader, index in self.network.readers[name]:
+            node = self.network.graph[reader]
+            if node.op == "Mul":
+                mask |= (low < high).flatten(1)
+            elif index is None:
+                mask |= ~ELEMENTWISE[node.op].exact_on(low, high, node).flatten(1)
+            else:
+                ends = [t.flatten(1)[:, index].reshape(-1, *node.shape) for t in (low, high)]
+                bent = ~ELEMENTWISE[node.op].exact_on(ends[0], ends[1], node).flatten(1)
+                mask.index_copy_(1, index[bent.any(0)], torch.ones_like(mask[:, : int(bent.any(0).sum())]))
+        return mask.any(0).nonzero().squeeze(1)
+
+    def _refine(
+        self, name: str, found: Enclosed, lower: Tensor, upper: Tensor, shape: InputShape | None
+    ) -> None:
+        box = found.box
+        if self.network.interval_suffices(name) or (shape is None and self.network.interval_is_exact(name)):
+            return
+        neurons = self.open_neurons(name, box)
+        if len(neurons) == 0:
+            return
+        b, node = lower.shape[0], self.network.graph[name]
+        seconds = 2.0 * len(neurons) * b * self.network.row_flops(name) / self.flops_per_second
+        if seconds > 0.25 * (self.deadline - time.monotonic()):
+            return
+        begin = time.monotonic()
+        weight = torch.zeros_like(lower)
+        values = []
+        parts = neurons.split(max(1, self.row_batch(b) // 2))
+        for part in parts:
+            form = backward(self.network, {name: self.unit_rows(name, part, b)}, box, found.planes)
+            values.append(concretize(form, lower, upper, shape)[0])
+            weight += form.coeffs.abs().sum(1)
+        found.sensitivity = weight
+        self.tighten(name, box, parts, values)
+        spent = time.monotonic() - begin
+        if spent > 0.05:  # shorter passes measure call overhead, not throughput
+            self.flops_per_second = max(0.5 * self.flops_per_second, seconds * self.flops_per_second / spent)
+
+    def unit_rows(self, name: str, neurons: Tensor, boxes: int) -> Tensor:
+        """Rows +e_i, then -e_i, for flat neurons i of a node: [boxes, 2 * len(neurons), *shape]."""
+        node, count = self.network.graph[name], len(neurons)
+        rows = torch.zeros(1, 2 * count, node.size, dtype=self.dtype, device=self.device)
+        at = torch.arange(count, device=self.device)
+        rows[0, at, neurons] = 1.0
+        rows[0, at + count, neurons] = -1.0
+        return rows.expand(boxes, -1, -1).reshape(boxes, -1, *node.shape)
+
+    def tighten(self, name: str, box: Enclosure, parts: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+        """Intersect a node's bounds with rigorous values of its `unit_rows`, part by part."""
+        node, b = self.network.graph[name], values[0].shape[0]
+        low = torch.full((b, node.size), -torch.inf, dtype=self.dtype, device=self.device)
+        high = -low
+        for part, value in zip(parts, values, strict=True):
+            low[:, part] = cast_down(value[:, : len(part)], self.dtype, self.device)
+            high[:, part] = cast_up(-value[:, len(part) :], self.dtype, self.device)
+        box.tighten(name, low.reshape(b, *node.shape), high.reshape(b, *node.shape))
+
+    @torch.no_grad()
+    def bound_rows(
+        self, rows: Tensor, found: Enclosed, lower: Tensor, upper: Tensor, shape: InputShape | None = None
+    ) -> tuple[Tensor, LinearForm]:
+        """Rigorous lower bounds float64 [B, S] of rows [B or 1, S, N_out] with the default planes."""
+        b = lower.shape[0]
+        start = self.network.split_rows(rows.expand(b, -1, -1))
+        form = backward(self.network, start, found.box, found.planes)
+        value, _ = concretize(form, lower, upper, shape)
+        return value, form
+
+    def box_batch(self, row_count: int) -> int:
+        """Boxes bounded at once within the memory ceiling, refining every layer included."""
+        width = torch.finfo(self.dtype).bits // 8
+        rows = max(row_count, 2 * max((self.network.graph[n].size for n in self.network.bounded), default=1))
+        return max(1, self.memory_bytes // (rows * self.network.widest * width * 6))
+
+    def bound_boxes(self, lower: np.ndarray, upper: np.ndarray, rows: np.ndarray) -> BoxBounds:
+        """See BoxEngine. Boxes go in batches that fit the memory ceiling."""
+        parts = []
+        step = self.box_batch(rows.shape[0])
+        weights = self.tensor(rows).unsqueeze(0)
+        for i in range(0, len(lower), step):
+            low, high = self.boxes(lower[i : i + step], upper[i : i + step])
+            found = self.enclose(low, high)
+            value, form = self.bound_rows(weights, found, low, high)
+            parts.append((value, form.coeffs.double(), form.offset - form.error, found.sensitivity.double()))
+        if not parts:
+            n, s = lower.shape[1], rows.shape[0]
+            return BoxBounds(np.zeros((0, s)), np.zeros((0, s, n)), np.zeros((0, s)), np.zeros((0, n)))
+        return BoxBounds(*(torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)))

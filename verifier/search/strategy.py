@@ -1,0 +1,155 @@
+"""Which technique when: falsify, bound the whole set, then split inputs or neurons."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from verifier.attack.falsify import Confirm, Falsifier
+from verifier.bounds.engine import BoxEngine
+from verifier.outcome import Soundness, StopReason, Verdict
+from verifier.run import Run
+from verifier.search.input_split import split_inputs
+from verifier.settings import Settings
+from verifier.spec.groups import Group, group_cases, trivially_unsafe
+from verifier.spec.query import Query
+
+#: Boxes with at most this many inputs of nonzero width are split on inputs first.
+FEW_INPUTS = 12
+#: Share of the time that looking for a counterexample may take before anything is proved.
+FALSIFY_SHARE = 0.15
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """Verdict and why; `witness` is what `confirm` returned."""
+
+    verdict: Verdict
+    reason: StopReason
+    witness: Any = None
+    engine: str = ""
+    detail: str = ""
+
+
+def decide(query: Query, settings: Settings, run: Run, confirm: Confirm, *, attack_only: bool = False) -> Conclusion:
+    """Answer a query within the run's deadline."""
+    problem = query.problem
+    for case in trivially_unsafe(problem):
+        inputs = problem.cases[case].inputs
+        found = confirm(case, 0.5 * (inputs.lower + inputs.upper))
+        if found is not None:
+            return Conclusion(Verdict.SAT, StopReason.COUNTEREXAMPLE, found)
+    groups = group_cases(problem)
+    if not groups:
+        return Conclusion(Verdict.UNSAT, StopReason.EMPTY_INPUT)
+    soundness = Soundness.REAL_ARITHMETIC if problem.exact_real else settings.soundness_level
+    engine = make_engine(query, settings, soundness, run)
+    rng = np.random.default_rng(settings.seed)
+    outcomes = [_decide_group(engine, group, settings, run, confirm, rng, attack_only) for group in groups]
+    return _combine(outcomes, engine.name)
+
+
+def make_engine(query: Query, settings: Settings, soundness: Soundness, run: Run) -> BoxEngine:
+    """The native engine where it covers the graph, else the torch engine."""
+    if settings.engine != "torch" and settings.device == "cpu":
+        native = _native_engine(query, settings, soundness)
+        if native is not None:
+            return native
+    with run.stage("start torch"):
+        import torch
+
+        from verifier.bounds.torch_engine import TorchEngine
+
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
+        return TorchEngine(query.graph, device=settings.device, soundness=soundness, deadline=run.deadline)
+
+
+def _native_engine(query: Query, settings: Settings, soundness: Soundness) -> BoxEngine | None:
+    """The C++ engine, or None where it was not built or does not cover the graph."""
+    if importlib.util.find_spec("verifier.bounds.native_engine") is None:
+        return None
+    from verifier.bounds.native_engine import NativeEngine, supports
+
+    if not supports(query.graph):
+        return None
+    return NativeEngine(query.graph, threads=settings.threads, soundness=soundness)
+
+
+def _decide_group(
+    engine: BoxEngine,
+    group: Group,
+    settings: Settings,
+    run: Run,
+    confirm: Confirm,
+    rng: np.random.Generator,
+    attack_only: bool,
+) -> Conclusion:
+    falsifier = Falsifier(engine, group, confirm, rng)
+    with run.stage("falsify"):
+        brief = run.limited(FALSIFY_SHARE * run.remaining())
+        found = falsifier.sample(brief, 200) or falsifier.pgd(brief, 32, 20)
+        if found is None and attack_only:
+            found = _keep_attacking(falsifier, run)
+    if found is not None:
+        return Conclusion(Verdict.SAT, StopReason.COUNTEREXAMPLE, found)
+    if attack_only:
+        return _stopped(run, "no counterexample found")
+    few = int((group.upper > group.lower).any(axis=0).sum()) <= FEW_INPUTS
+    if few:
+        with run.stage("split inputs"):
+            result = split_inputs(engine, group, falsifier, run)
+        if result.witness is not None:
+            return Conclusion(Verdict.SAT, StopReason.COUNTEREXAMPLE, result.witness)
+        if result.open_count == 0:
+            return Conclusion(Verdict.UNSAT, StopReason.PROVED_BY_SEARCH)
+        return _stopped(run, f"{result.open_count} boxes open")
+    return _split_neurons(engine, group, run, falsifier)
+
+
+def _split_neurons(engine: BoxEngine, group: Group, run: Run, falsifier: Falsifier) -> Conclusion:
+    from verifier.bounds.torch_engine import TorchEngine
+    from verifier.search.activation_split import split_activations
+
+    if not isinstance(engine, TorchEngine):
+        with run.stage("start torch"):
+            engine = TorchEngine(engine.graph, soundness=engine.soundness, deadline=run.deadline)
+    for index in range(len(group.lower)):
+        with run.stage("split neurons"):
+            result = split_activations(engine, group, index, falsifier, run)
+        if result.exhausted and not run.stopped():
+            # The multipliers did not converge to the exact bound; smaller boxes always do.
+            with run.stage("split inputs"):
+                result = split_inputs(engine, group.only(index), falsifier.on(group.only(index)), run)
+        if result.witness is not None:
+            return Conclusion(Verdict.SAT, StopReason.COUNTEREXAMPLE, result.witness, engine.name)
+        if result.open_count:
+            return _stopped(run, f"{result.open_count} subdomains open")
+    return Conclusion(Verdict.UNSAT, StopReason.PROVED_BY_SEARCH)
+
+
+def _keep_attacking(falsifier: Falsifier, run: Run) -> object | None:
+    """More and longer attacks until time is up; without a limit, five rounds."""
+    for round_index in range(1_000_000 if np.isfinite(run.deadline) else 5):
+        found = falsifier.pgd(run, 64, 40 * (1 + round_index % 5))
+        if found is not None or run.stopped():
+            return found
+    return None
+
+
+def _stopped(run: Run, detail: str) -> Conclusion:
+    if run.cancelled():
+        return Conclusion(Verdict.UNKNOWN, StopReason.INTERRUPTED, detail=detail)
+    if run.remaining() <= 0:
+        return Conclusion(Verdict.TIMEOUT, StopReason.TIME_LIMIT, detail=detail)
+    return Conclusion(Verdict.UNKNOWN, StopReason.NO_PROGRESS, detail=detail)
+
+
+def _combine(outcomes: list[Conclusion], engine: str) -> Conclusion:
+    """`sat` if any group is, `unsat` only if all are; else the first undecided one's reason."""
+    chosen = next((o for o in outcomes if o.verdict is Verdict.SAT), None)
+    chosen = chosen or next((o for o in outcomes if o.verdict is not Verdict.UNSAT), outcomes[-1])
+    return Conclusion(chosen.verdict, chosen.reason, chosen.witness, chosen.engine or engine, chosen.detail)
