@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from itertools import pairwise
 
 import numpy as np
 
@@ -25,7 +26,7 @@ def random_net(inputs: int, width: int, outputs: int, seed: int) -> Graph:
     builder = GraphBuilder()
     last = builder.add("Input", (), (1, inputs), "x")
     sizes = [inputs, width, width, outputs]
-    for k, (fan_in, fan_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for k, (fan_in, fan_out) in enumerate(pairwise(sizes)):
         weight = rng.normal(size=(fan_in, fan_out)) * np.sqrt(2.0 / fan_in)
         last = builder.add("Dense", (last,), (1, fan_out), f"z{k}", weight=weight, bias=0.1 * rng.normal(size=fan_out))
         if k < 2:

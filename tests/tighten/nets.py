@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 from scipy import optimize
@@ -16,7 +16,7 @@ def dense_net(sizes, seed=0, activation="Relu", quantum=None, **attrs) -> Graph:
     rng = np.random.default_rng(seed)
     builder = GraphBuilder()
     last = builder.add("Input", (), (1, sizes[0]), "x")
-    for k, (fan_in, fan_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for k, (fan_in, fan_out) in enumerate(pairwise(sizes)):
         weight = rng.normal(size=(fan_in, fan_out)) / np.sqrt(fan_in)
         bias = rng.normal(size=fan_out) * 0.3
         if quantum:

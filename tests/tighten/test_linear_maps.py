@@ -20,8 +20,15 @@ RNG = np.random.default_rng(7)
 def conv_attrs(weight, strides, pads, dilations, groups, **extra):
     out = weight.shape[0] if "output_padding" not in extra else weight.shape[1] * groups
     bias = RNG.normal(size=out)
-    return {"weight": weight, "bias": bias, "strides": strides, "pads": pads, "dilations": dilations,
-            "groups": groups, **extra}
+    return {
+        "weight": weight,
+        "bias": bias,
+        "strides": strides,
+        "pads": pads,
+        "dilations": dilations,
+        "groups": groups,
+        **extra,
+    }
 
 
 AFFINE_CASES = {
@@ -30,13 +37,24 @@ AFFINE_CASES = {
     "scale": ("Scale", (1, 3, 2), (1, 3, 2), {"scale": RNG.normal(size=(3, 1)), "shift": np.array(0.5)}),
     "sum": ("ReduceSum", (2, 3, 4), (3, 1), None),
     "conv1d": ("Conv", (1, 2, 7), (1, 3, 4), conv_attrs(RNG.normal(size=(3, 2, 3)), (2,), (1, 1), (1,), 1)),
-    "conv2d": ("Conv", (2, 4, 5, 6), (2, 6, 3, 2),
-               conv_attrs(RNG.normal(size=(6, 2, 3, 2)), (2, 3), (1, 0, 1, 1), (1, 2), 2)),
-    "conv3d": ("Conv", (1, 1, 3, 3, 3), (1, 2, 2, 2, 2),
-               conv_attrs(RNG.normal(size=(2, 1, 2, 2, 2)), (1, 1, 1), (0,) * 6, (1, 1, 1), 1)),
-    "transposed": ("ConvTranspose", (1, 4, 3, 3), (1, 6, 7, 6),
-                   conv_attrs(RNG.normal(size=(4, 3, 3, 2)), (2, 2), (0, 0, 1, 0), (1, 1), 2,
-                              output_padding=(1, 0))),
+    "conv2d": (
+        "Conv",
+        (2, 4, 5, 6),
+        (2, 6, 3, 2),
+        conv_attrs(RNG.normal(size=(6, 2, 3, 2)), (2, 3), (1, 0, 1, 1), (1, 2), 2),
+    ),
+    "conv3d": (
+        "Conv",
+        (1, 1, 3, 3, 3),
+        (1, 2, 2, 2, 2),
+        conv_attrs(RNG.normal(size=(2, 1, 2, 2, 2)), (1, 1, 1), (0,) * 6, (1, 1, 1), 1),
+    ),
+    "transposed": (
+        "ConvTranspose",
+        (1, 4, 3, 3),
+        (1, 6, 7, 6),
+        conv_attrs(RNG.normal(size=(4, 3, 3, 2)), (2, 2), (0, 0, 1, 0), (1, 1), 2, output_padding=(1, 0)),
+    ),
 }
 
 
@@ -76,11 +94,26 @@ def test_moves_equal_evaluation():
 
 
 CURVES = {
-    "Relu": {}, "LeakyRelu": {"alpha": 0.1}, "PRelu": {"slope": np.array([[0.2, -0.3, 1.5, 0.0, 0.7]])}, "Abs": {},
-    "Clip": {"lower": np.array(-0.5), "upper": np.array(1.0)}, "HardSigmoid": {"alpha": 0.2, "beta": 0.5},
-    "HardSwish": {}, "Sigmoid": {}, "Tanh": {}, "Atan": {}, "Erf": {}, "Softsign": {}, "Softplus": {}, "Exp": {},
-    "Elu": {"alpha": 1.0}, "Celu": {"alpha": 0.5}, "Selu": {"alpha": 1.6733, "gamma": 1.0507}, "Silu": {},
-    "Gelu": {"approximate": "none"}, "Pow": {"exponent": 3.0},
+    "Relu": {},
+    "LeakyRelu": {"alpha": 0.1},
+    "PRelu": {"slope": np.array([[0.2, -0.3, 1.5, 0.0, 0.7]])},
+    "Abs": {},
+    "Clip": {"lower": np.array(-0.5), "upper": np.array(1.0)},
+    "HardSigmoid": {"alpha": 0.2, "beta": 0.5},
+    "HardSwish": {},
+    "Sigmoid": {},
+    "Tanh": {},
+    "Atan": {},
+    "Erf": {},
+    "Softsign": {},
+    "Softplus": {},
+    "Exp": {},
+    "Elu": {"alpha": 1.0},
+    "Celu": {"alpha": 0.5},
+    "Selu": {"alpha": 1.6733, "gamma": 1.0507},
+    "Silu": {},
+    "Gelu": {"approximate": "none"},
+    "Pow": {"exponent": 3.0},
 }
 INTERVALS = st.tuples(st.floats(-8, 8), st.floats(0, 10)).map(lambda p: (p[0], p[0] + p[1]))
 

@@ -96,7 +96,9 @@ def _add_pieces(model: LinearModel, neurons: Neurons, rows: RowBuffer, first: in
     return first + size * pieces
 
 
-def solve_mip(mixed: MixedIntegerModel, cost: np.ndarray, time_limit_s: float | None, solver: str = "highs") -> MipAnswer:
+def solve_mip(
+    mixed: MixedIntegerModel, cost: np.ndarray, time_limit_s: float | None, solver: str = "highs"
+) -> MipAnswer:
     """Minimise cost @ columns, `cost` [C of the linear model], by "highs" or a MIP solver of cvxpy.
 
     Raises:

@@ -249,4 +249,3 @@ class _Build:
         one, zero = np.ones(old.size), np.zeros(old.size)
         self.define([(columns[repeated], one), (old, -one)], zero)
         return columns
-

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy import special
@@ -109,7 +110,9 @@ class Curve:
         a2, b2 = a[:, None], b[:, None]
         if not self.piecewise_linear:
             ends = candidates[0]
-            candidates += [self._stationary(a2, b2, ends[:, k : k + 1], ends[:, k + 1 : k + 2]) for k in range(len(self.curvature))]
+            candidates += [
+                self._stationary(a2, b2, ends[:, k : k + 1], ends[:, k + 1 : k + 2]) for k in range(len(self.curvature))
+            ]
         points = np.concatenate(candidates, axis=1)
         best = (a2 * points + b2 * self.value(points)).argmin(axis=1)
         return np.take_along_axis(points, best[:, None], axis=1)[:, 0]
@@ -174,7 +177,7 @@ def curve_of(node: Node, deployed_error: np.ndarray | None = None) -> Curve:
         curvature=curvature,
         slope=slope,
         magnitude=magnitude,
-        identity=tuple(np.broadcast_to(v, node.shape).reshape(size) for v in (low, high)),
+        identity=(np.broadcast_to(low, node.shape).reshape(size), np.broadcast_to(high, node.shape).reshape(size)),
         deployed_error=np.broadcast_to(error.reshape(-1), (size,)),
     )
 
@@ -251,7 +254,7 @@ def _exponential_unit(node: Node) -> _Recipe:
     if node.op == "Celu" and not alpha > 0:
         raise UnsupportedOperator(node.op, node.name, f"alpha must be positive, got {alpha}")
     bend = CONVEX if scale > 0 else CONCAVE if scale < 0 else STRAIGHT
-    extra = {"magnitude": lambda x: abs(scale) + 1.0 + np.abs(x)}
+    extra: dict[str, Any] = {"magnitude": lambda x: abs(scale) + 1.0 + np.abs(x)}
     if node.op != "Selu":
         extra["identity"] = _ON
     return (0.0,), (bend, STRAIGHT), lambda x: scale * np.exp(np.minimum(x, 0.0) / rate), extra

@@ -77,9 +77,7 @@ def checked_vector(graph: Graph, name: str, value: np.ndarray, what: str) -> np.
     return flat
 
 
-def propagate(
-    maps: Maps, inputs: InputSet, given: Mapping[str, Interval] | None = None
-) -> dict[str, Interval] | None:
+def propagate(maps: Maps, inputs: InputSet, given: Mapping[str, Interval] | None = None) -> dict[str, Interval] | None:
     """Interval bounds of every node, flat float64 [size] each, intersected with the given ones.
 
     Args:

@@ -82,7 +82,9 @@ def reduction_groups(graph: Graph, node: Node) -> np.ndarray:
 def _conv(graph: Graph, node: Node) -> tuple[sparse.csr_matrix, np.ndarray]:
     shape, a = graph[node.inputs[0]].shape, node.attrs
     weight = _float(a["weight"])
-    rows, cols, values = [], [], []
+    rows: list[np.ndarray] = []
+    cols: list[np.ndarray] = []
+    values: list[np.ndarray] = []
     for tap, near, far in _taps(weight.shape[2:], node.shape[2:], shape[2:], a):
         for group in range(a["groups"]):
             per_out, per_in = weight.shape[0] // a["groups"], weight.shape[1]
@@ -95,7 +97,9 @@ def _conv(graph: Graph, node: Node) -> tuple[sparse.csr_matrix, np.ndarray]:
 def _conv_transpose(graph: Graph, node: Node) -> tuple[sparse.csr_matrix, np.ndarray]:
     shape, a = graph[node.inputs[0]].shape, node.attrs
     weight = _float(a["weight"])
-    rows, cols, values = [], [], []
+    rows: list[np.ndarray] = []
+    cols: list[np.ndarray] = []
+    values: list[np.ndarray] = []
     for tap, near, far in _taps(weight.shape[2:], shape[2:], node.shape[2:], a):
         for group in range(a["groups"]):
             per_in, per_out = weight.shape[0] // a["groups"], weight.shape[1]
@@ -106,7 +110,7 @@ def _conv_transpose(graph: Graph, node: Node) -> tuple[sparse.csr_matrix, np.nda
 
 
 def _taps(kernel, near_shape, far_shape, attrs):
-    """For every kernel tap: the pairs of flat spatial positions (near, far) with far = near*stride + tap*dilation - pad.
+    """For every kernel tap: the flat spatial positions (near, far) with far = near*stride + tap*dilation - pad.
 
     In a convolution near is the output; in a transposed one, near is the input.
     """

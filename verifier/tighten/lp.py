@@ -81,16 +81,18 @@ def lp_bound(
         notes = ("interval bounds are empty",) * len(coeffs)
         return TightenResult(lower, np.zeros((len(coeffs), 0)), None, time.perf_counter() - start, soundness, notes)
     session = LpSession(model, inputs, solver)
-    lower, notes, duals = np.empty(len(coeffs)), [], []
+    lower = np.empty(len(coeffs))
+    endings: list[str] = []
+    duals: list[np.ndarray] = []
     for s, row in enumerate(coeffs):
         left = None if time_limit_s is None else time_limit_s - (time.perf_counter() - start)
         answer = session.bound(model.cost(row), left)
         lower[s] = answer.bound
-        notes.append(answer.status)
+        endings.append(answer.status)
         duals.append(answer.duals)
     rows = session.model.row_count
     padded = np.stack([np.pad(d, (0, rows - d.size)) for d in duals]) if duals else np.zeros((0, rows))
-    return TightenResult(lower, padded, session.model, time.perf_counter() - start, soundness, tuple(notes))
+    return TightenResult(lower, padded, session.model, time.perf_counter() - start, soundness, tuple(endings))
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class LpSession:
         stop = None if time_limit_s is None else time.perf_counter() + time_limit_s
         answer = self._once(cost, stop)
         for _ in range(_L2_ROUNDS):
-            if self._ball is None or answer.point is None or not self._cut(answer.point):
+            if answer.point is None or not self._cut(answer.point):
                 break
             answer = self._better(answer, self._once(cost, stop))
         return answer
@@ -145,6 +147,8 @@ class LpSession:
 
     def _cut(self, point: np.ndarray) -> bool:
         """Add a half-space that cuts `point` off; False when the point is in the ball."""
+        if self._ball is None:
+            return False
         cut = l2_cut(self._ball, self.model.inputs, point[self.model.inputs], self.model.column_count)
         if cut is None:
             return False

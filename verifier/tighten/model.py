@@ -107,9 +107,7 @@ class RowBuffer:
         """Add the rows of a block; lower and upper are [rows]."""
         self._push(block.data, block.indices, np.diff(block.indptr), lower, upper)
 
-    def append_terms(
-        self, terms: list[tuple[np.ndarray, np.ndarray]], lower: np.ndarray, upper: np.ndarray
-    ) -> None:
+    def append_terms(self, terms: list[tuple[np.ndarray, np.ndarray]], lower: np.ndarray, upper: np.ndarray) -> None:
         """Add rows of K entries each: `terms` is a list of (columns [rows], coefficients [rows])."""
         cols = np.stack([t[0] for t in terms], axis=1)
         data = np.stack([t[1] for t in terms], axis=1)

@@ -130,7 +130,19 @@ def quadratic_model(model: LinearModel) -> QuadraticModel:
         cliques.append(np.union1d(post[rest], np.flatnonzero(np.any(weight[rest] != 0, axis=0))))
     lines = _lines(model, place, pairs, (weight, offset), eliminated)
     return QuadraticModel(
-        model, columns, middle, half, post, weight, weight_size, offset, slack, lines, eliminated, defined, tuple(cliques)
+        model,
+        columns,
+        middle,
+        half,
+        post,
+        weight,
+        weight_size,
+        offset,
+        slack,
+        lines,
+        eliminated,
+        defined,
+        tuple(cliques),
     )
 
 
@@ -192,7 +204,9 @@ def quadratic_bound(form: QuadraticModel, cost: np.ndarray, multipliers: Multipl
     return bound if np.isfinite(bound) else -np.inf
 
 
-def _assemble(form: QuadraticModel, mu: np.ndarray, d: np.ndarray, doubt: np.ndarray) -> tuple[np.ndarray, float, float]:
+def _assemble(
+    form: QuadraticModel, mu: np.ndarray, d: np.ndarray, doubt: np.ndarray
+) -> tuple[np.ndarray, float, float]:
     """(M without kappa [n+1, n+1], constant, bound on every error made here for |v| <= 1)."""
     quadratic = _outer(form.size, form.post, mu, np.eye(form.size)[form.post] - form.weight)
     linear = d.copy()

@@ -49,5 +49,7 @@ def with_data(matrix: sparse.csr_matrix, data: np.ndarray) -> sparse.csr_matrix:
 def matvec_interval(matrix: sparse.csr_matrix, lower: np.ndarray, upper: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """An enclosure of {matrix @ x : lower <= x <= upper}, rounded outward; float64 [rows] each."""
     positive, negative = with_data(matrix, np.maximum(matrix.data, 0)), with_data(matrix, np.minimum(matrix.data, 0))
-    error = dot_error(with_data(matrix, np.abs(matrix.data)) @ np.maximum(np.abs(lower), np.abs(upper)), 2 * row_terms(matrix) + 2)
+    error = dot_error(
+        with_data(matrix, np.abs(matrix.data)) @ np.maximum(np.abs(lower), np.abs(upper)), 2 * row_terms(matrix) + 2
+    )
     return positive @ lower + negative @ upper - error, positive @ upper + negative @ lower + error

@@ -21,7 +21,6 @@ from verifier.tighten.build import build_model
 from verifier.tighten.curves import CURVED
 from verifier.tighten.intervals import Errors, Interval
 from verifier.tighten.lp import checked_coeffs, soundness_of
-from verifier.tighten.model import LinearModel
 from verifier.tighten.quadratic import Multipliers, QuadraticModel, eliminate, quadratic_bound, quadratic_model
 from verifier.tighten.safe_bound import safe_bound
 from verifier.tighten.sdp_ascent import Objective, ascend
@@ -108,8 +107,8 @@ def sdp_bound(
     if form.size > _LARGEST:
         raise ShapeError(f"semidefinite bound: {form.size} variables, at most {_LARGEST} are practical; use lp_bound")
     rows = [_row(form, model.cost(row), settings) for row in coeffs]
-    lower, claimed, notes = (list(v) for v in zip(*rows, strict=True)) if rows else ([], [], [])
-    return SdpResult(np.array(lower), np.array(claimed), time.perf_counter() - start, soundness, tuple(notes))
+    lower, claimed = np.array([r[0] for r in rows]), np.array([r[1] for r in rows])
+    return SdpResult(lower, claimed, time.perf_counter() - start, soundness, tuple(r[2] for r in rows))
 
 
 def _check_operators(graph: Graph) -> None:
@@ -186,9 +185,9 @@ def _solve_scs(form: QuadraticModel, objective: Objective, settings: SdpSettings
     if program.status not in ("optimal", "optimal_inaccurate") or shift.value is None:
         raise SolverError(f"SCS ended with '{program.status}'; tighten intermediate bounds or use method 'first-order'")
     found = Multipliers(
-        line.value if line is not None else np.zeros(0),
-        product.value if product is not None else np.zeros(0),
-        np.concatenate([[float(corner.value)], shift.value]),
+        np.zeros(0) if line is None else np.asarray(line.value),
+        np.zeros(0) if product is None else np.asarray(product.value),
+        np.concatenate([np.reshape(corner.value, 1), np.asarray(shift.value)]),
     )
     return found, float(program.value), program.status
 
@@ -207,5 +206,3 @@ def _semidefinite(cvxpy, matrix, form: QuadraticModel, *, per_layer: bool) -> li
         block = cvxpy.Variable((index.size, index.size), PSD=True)
         total = total + place.T @ block @ place
     return [matrix == total]
-
-

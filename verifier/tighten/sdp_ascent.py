@@ -64,13 +64,17 @@ class Objective:
         weight = (size + 1.0) if smallest < 0 else 0.0
         cross = weight * w[0] * w[1:]
         flat = np.where(at.shift[1:] > 0, -1.0, 0.0)
-        return value, Multipliers(
-            line=self.line_value + self.line_gradient.T @ cross,
-            product=self.product_value
-            + self.product_gradient.T @ cross
-            + weight * (self.left @ w[1:]) * (self.right @ w[1:]),
-            shift=np.concatenate([[-1.0], flat]) + weight * w * w,
-        ), w
+        return (
+            value,
+            Multipliers(
+                line=self.line_value + self.line_gradient.T @ cross,
+                product=self.product_value
+                + self.product_gradient.T @ cross
+                + weight * (self.left @ w[1:]) * (self.right @ w[1:]),
+                shift=np.concatenate([[-1.0], flat]) + weight * w * w,
+            ),
+            w,
+        )
 
     def _smallest(self, at: Multipliers, slope: np.ndarray, guess: np.ndarray | None) -> tuple[float, np.ndarray]:
         size = slope.size + 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -42,6 +43,8 @@ class Solver(ABC):
 
 class HighsSolver(Solver):
     """HiGHS, one instance per model, started from the last basis when only the cost changes."""
+
+    _highs: Any  # the package's type stubs lack the ray functions
 
     def __init__(self, model: LinearModel):
         import highspy
@@ -150,7 +153,7 @@ class CvxpySolver(Solver):
 
 
 def make_solver(model: LinearModel, name: str) -> Solver:
-    """"highs" for HiGHS directly, else the name of a solver in cvxpy.
+    """ "highs" for HiGHS directly, else the name of a solver in cvxpy.
 
     Raises:
         SpecError: cvxpy has no such solver.

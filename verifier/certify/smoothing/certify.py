@@ -181,9 +181,7 @@ class SmoothedClassifier:
         batch = int(min(max(batch, 1), _BATCH_MOST))
         return _Run(self._classifier, self.noise, source, source.array(x), _Meter(progress, total), batch)
 
-    def _certificate(
-        self, label: int | None, top: int, p_lower: float, radii: dict[str, float]
-    ) -> SmoothedCertificate:
+    def _certificate(self, label: int | None, top: int, p_lower: float, radii: dict[str, float]) -> SmoothedCertificate:
         certified = label is not None and p_lower > 0.5
         return SmoothedCertificate(
             label=label if certified else None,
