@@ -225,6 +225,13 @@ def test_rounding_error_covers_the_float32_program():
     assert tree.lower[0] <= y[:, 0].min()
 
 
+def test_solvers_print_nothing(capfd):
+    graph, box = dense_net([2, 4, 2], 1), lp_ball(np.zeros(2), 0.5)
+    lp_bound(graph, box, ROWS)
+    milp_bound(graph, box, ROWS)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_limits_and_malformed_inputs():
     graph, box = dense_net([3, 6, 6, 2], 8), lp_ball(np.zeros(3), 0.8)
     hurried = lp_bound(graph, box, ROWS, time_limit_s=0.0)

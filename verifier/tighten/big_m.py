@@ -15,7 +15,7 @@ import numpy as np
 
 from verifier.errors import SpecError
 from verifier.tighten.model import LinearModel, Neurons, RowBuffer
-from verifier.tighten.solvers import highs_program
+from verifier.tighten.solvers import highs_program, quiet_highs
 
 
 @dataclass(frozen=True)
@@ -119,9 +119,7 @@ def _highs(mixed: MixedIntegerModel, cost: np.ndarray, time_limit_s: float | Non
     program.col_cost_ = cost
     kinds = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
     program.integrality_ = [kinds[int(b)] for b in mixed.binary]
-    highs = highspy.Highs()
-    highs.setOptionValue("output_flag", False)
-    highs.setOptionValue("threads", 1)
+    highs = quiet_highs()
     highs.setOptionValue("time_limit", np.inf if time_limit_s is None else max(time_limit_s, 0.0))
     highs.passModel(program)
     highs.run()

@@ -187,7 +187,7 @@ def _solve_scs(form: QuadraticModel, objective: Objective, settings: SdpSettings
     found = Multipliers(
         np.zeros(0) if line is None else np.asarray(line.value),
         np.zeros(0) if product is None else np.asarray(product.value),
-        np.concatenate([np.reshape(corner.value, 1), np.asarray(shift.value)]),
+        np.concatenate([np.reshape(np.asarray(corner.value), 1), np.asarray(shift.value)]),
     )
     return found, float(program.value), program.status
 

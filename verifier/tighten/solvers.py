@@ -50,9 +50,7 @@ class HighsSolver(Solver):
         import highspy
 
         self._model, self._highspy = model, highspy
-        self._highs = highspy.Highs()
-        self._highs.setOptionValue("output_flag", False)
-        self._highs.setOptionValue("threads", 1)
+        self._highs = quiet_highs()
         self._highs.passModel(highs_program(model, highspy))
 
     def solve(self, cost, time_limit_s=None):
@@ -85,6 +83,24 @@ class HighsSolver(Solver):
         ray = np.asarray(ray, dtype=np.float64)
         # The sign convention of a ray is the solver's own; a wrong sign would prove nothing.
         return ray
+
+
+def quiet_highs() -> Any:
+    """A single-threaded HiGHS instance that never writes to standard output.
+
+    Its constructor prints a banner on enabling callbacks, before an option could be set from outside.
+    """
+    import highspy
+
+    class Quiet(highspy.Highs):
+        def enableCallbacks(self) -> None:
+            self.setOptionValue("output_flag", False)
+            super().enableCallbacks()
+
+    highs = Quiet()
+    highs.setOptionValue("output_flag", False)
+    highs.setOptionValue("threads", 1)
+    return highs
 
 
 def highs_program(model: LinearModel, highspy):
