@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "verifier/kernels.h"
 #include "verifier/network.h"
 #include "verifier/thread_pool.h"
 
@@ -124,14 +125,153 @@ void bind_network(py::module_& module, const char* name) {
         .def("gradient", &gradient<T>, py::arg("points"), py::arg("weights"), py::kw_only(), py::arg("threads"));
 }
 
+// Kernels on raw pointers: `job` names pointers (integers, 0 for null), sizes and settings.
+class Job {
+  public:
+    explicit Job(const py::dict& given) : given_(given) {}
+    template <typename T>
+    T* pointer(const char* name) const {
+        return reinterpret_cast<T*>(given_[name].cast<uintptr_t>());
+    }
+    int64_t size(const char* name) const { return given_[name].cast<int64_t>(); }
+    double number(const char* name) const { return given_[name].cast<double>(); }
+
+  private:
+    const py::dict& given_;
+};
+
+template <typename T>
+const verifier::Kernels<T>& kernels_on(bool cuda) {
+    if (!cuda) return verifier::kernels_cpu<T>();
+    const verifier::Kernels<T>* found = verifier::kernels_cuda<T>();
+    if (found == nullptr) throw std::runtime_error("this build has no CUDA kernels");
+    return *found;
+}
+
+template <typename T>
+void relax_step(bool cuda, intptr_t where, const py::dict& given) {
+    const Job in(given);
+    const verifier::RelaxStep<T> job{in.size("boxes"), in.size("rows"), in.size("n"), in.size("lines_per_row") != 0,
+                                     in.pointer<T>("coeffs"), in.pointer<T>("slope_lower"), in.pointer<T>("offset_lower"),
+                                     in.pointer<T>("slope_upper"), in.pointer<T>("offset_upper"), in.pointer<T>("magnitude"),
+                                     in.pointer<T>("bias"), in.pointer<T>("charge"), in.pointer<T>("split_sign"),
+                                     in.pointer<T>("multiplier"), in.pointer<T>("out"), in.pointer<double>("offset"),
+                                     in.pointer<double>("loss")};
+    py::gil_scoped_release free;
+    kernels_on<T>(cuda).relax_step(job, where);
+}
+
+template <typename T>
+void concretise(bool cuda, intptr_t where, const py::dict& given) {
+    const Job in(given);
+    const verifier::Concretise<T> job{in.size("boxes"), in.size("rows"), in.size("n"),
+                                      static_cast<verifier::Norm>(in.size("norm")), in.pointer<T>("coeffs"),
+                                      in.pointer<T>("center"), in.pointer<T>("radius"), in.pointer<T>("budget"),
+                                      in.pointer<double>("offset"), in.pointer<double>("loss"), in.pointer<double>("value"),
+                                      in.pointer<T>("minimiser")};
+    py::gil_scoped_release free;
+    kernels_on<T>(cuda).concretise(job, where);
+}
+
+template <typename T>
+void interval_dense(bool cuda, intptr_t where, const py::dict& given) {
+    const Job in(given);
+    const verifier::IntervalDense<T> job{in.size("boxes"), in.size("inputs"), in.size("outputs"), in.pointer<T>("lower"),
+                                         in.pointer<T>("upper"), in.pointer<T>("weight"), in.pointer<T>("bias"),
+                                         in.pointer<T>("bias_magnitude"), verifier::round_up<T>(in.number("deployed_gamma")),
+                                         verifier::round_up<T>(in.number("tiny")), in.pointer<T>("out_lower"),
+                                         in.pointer<T>("out_upper")};
+    py::gil_scoped_release free;
+    kernels_on<T>(cuda).interval_dense(job, where);
+}
+
+template <typename T>
+void interval_conv(bool cuda, intptr_t where, const py::dict& given) {
+    const Job in(given);
+    const verifier::IntervalConv<T> job{
+        in.size("boxes"), in.size("channels"), in.size("height"), in.size("width"), in.size("out_channels"),
+        in.size("out_height"), in.size("out_width"), in.size("kernel_h"), in.size("kernel_w"), in.size("stride_h"),
+        in.size("stride_w"), in.size("pad_top"), in.size("pad_left"), in.size("dilation_h"), in.size("dilation_w"),
+        in.size("groups"), in.pointer<T>("lower"), in.pointer<T>("upper"), in.pointer<T>("weight"), in.pointer<T>("bias"),
+        in.pointer<T>("bias_magnitude"), verifier::round_up<T>(in.number("deployed_gamma")),
+        verifier::round_up<T>(in.number("tiny")), in.pointer<T>("out_lower"), in.pointer<T>("out_upper")};
+    py::gil_scoped_release free;
+    kernels_on<T>(cuda).interval_conv(job, where);
+}
+
+template <typename T>
+void enclose(bool cuda, intptr_t where, const py::dict& given) {
+    const Job in(given);
+    const verifier::EncloseAll<T> job{in.size("count"), static_cast<verifier::Function>(in.size("function")),
+                                      in.number("alpha"), in.number("deviation"), in.pointer<T>("lower"),
+                                      in.pointer<T>("upper"), in.pointer<T>("free_lower"), in.pointer<T>("slope_lower"),
+                                      in.pointer<T>("offset_lower"), in.pointer<T>("slope_upper"),
+                                      in.pointer<T>("offset_upper"), in.pointer<T>("out_lower"), in.pointer<T>("out_upper")};
+    py::gil_scoped_release free;
+    kernels_on<T>(cuda).enclose(job, where);
+}
+
+template <typename T>
+void ascend(bool cuda, intptr_t where, const py::dict& given) {
+    const Job in(given);
+    const auto as = [&](const char* name) { return static_cast<T>(in.number(name)); };
+    const verifier::AdamStep<T> step{as("rate"), as("decay_first"), as("decay_second"), as("correct_first"),
+                                     as("correct_second"), as("epsilon")};
+    const verifier::Ascend<T> job{in.size("boxes"), in.size("rows"), in.size("n"), in.pointer<T>("coeffs"),
+                                  in.pointer<T>("lower"), in.pointer<T>("upper"), in.pointer<T>("split_sign"),
+                                  in.pointer<T>("point"), step, as("low"), as("high"), in.pointer<T>("value"),
+                                  in.pointer<T>("first"), in.pointer<T>("second"), in.pointer<T>("gradient")};
+    py::gil_scoped_release free;
+    kernels_on<T>(cuda).ascend(job, where);
+}
+
+template <typename T>
+void split_scores(bool cuda, intptr_t where, const py::dict& given) {
+    const Job in(given);
+    const verifier::SplitScores<T> job{in.size("boxes"), in.size("rows"), in.size("n"), in.pointer<T>("coeffs"),
+                                       in.pointer<T>("lower"), in.pointer<T>("upper"), in.pointer<T>("bias"),
+                                       in.pointer<T>("score")};
+    py::gil_scoped_release free;
+    kernels_on<T>(cuda).split_scores(job, where);
+}
+
+void clip_boxes(bool cuda, intptr_t where, const py::dict& given) {
+    const Job in(given);
+    const verifier::ClipBoxes job{in.size("boxes"), in.size("rows"), in.size("n"), in.pointer<double>("coeffs"),
+                                  in.pointer<double>("limit"), in.pointer<double>("lower"), in.pointer<double>("upper")};
+    kernels_on<double>(cuda);  // says so where CUDA was not built
+    py::gil_scoped_release free;
+    cuda ? verifier::clip_boxes_cuda(job, where) : verifier::clip_boxes_cpu(job, where);
+}
+
+template <typename T>
+void bind_kernels(py::module_& module, const std::string& suffix) {
+    const auto bind = [&](const char* name, void (*kernel)(bool, intptr_t, const py::dict&)) {
+        module.def((name + suffix).c_str(), kernel, py::arg("cuda"), py::arg("where"), py::arg("job"));
+    };
+    bind("relax_step", &relax_step<T>);
+    bind("concretise", &concretise<T>);
+    bind("interval_dense", &interval_dense<T>);
+    bind("interval_conv", &interval_conv<T>);
+    bind("enclose", &enclose<T>);
+    bind("ascend", &ascend<T>);
+    bind("split_scores", &split_scores<T>);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_native, module) {
     module.doc() = "Compiled kernels of verifier; use them through verifier.kernels and verifier.bounds.";
     bind_network<float>(module, "NetworkFloat");
     bind_network<double>(module, "NetworkDouble");
+    bind_kernels<float>(module, "_float32");
+    bind_kernels<double>(module, "_float64");
+    module.def("clip_boxes_float64", &clip_boxes, py::arg("cuda"), py::arg("where"), py::arg("job"));
     module.def("available_threads", &verifier::available_threads);
     module.def("simd_level", [] { return verifier::best_isa<float>().name; });
     module.def("compiled_simd_levels", &verifier::compiled_isas);
+    module.def("cuda_device_count", &verifier::cuda_device_count);
+    module.def("cuda_device_name", &verifier::cuda_device_name);
     module.attr("compiler") = VERIFIER_COMPILER;
+    module.attr("cuda_architectures") = VERIFIER_CUDA_BUILT;  // empty: built without CUDA
 }

@@ -3,13 +3,16 @@
 #include <vector>
 
 #include "verifier/network.h"
+#include "verifier/row_kernels.h"
 
 namespace verifier {
 
-#define VERIFIER_DECLARE_ISA(NAME)       \
-    namespace NAME {                     \
-    const Isa<float>& isa_float();       \
-    const Isa<double>& isa_double();     \
+#define VERIFIER_DECLARE_ISA(NAME)             \
+    namespace NAME {                           \
+    const Isa<float>& isa_float();             \
+    const Isa<double>& isa_double();           \
+    const RowKernels<float>& rows_float();     \
+    const RowKernels<double>& rows_double();   \
     }
 
 VERIFIER_DECLARE_ISA(baseline)
@@ -38,28 +41,44 @@ Level machine_level() {
 
 }  // namespace
 
-template <>
-const Isa<float>& best_isa<float>() {
-    static const Level level = machine_level();
+// The named function of the best instruction set.
 #if defined(VERIFIER_HAVE_AVX512)
-    if (level == Level::kAvx512) return avx512::isa_float();
+#define VERIFIER_TRY_AVX512(NAME) \
+    if (level == Level::kAvx512) return avx512::NAME();
+#else
+#define VERIFIER_TRY_AVX512(NAME)
 #endif
 #if defined(VERIFIER_HAVE_AVX2)
-    if (level == Level::kAvx2) return avx2::isa_float();
+#define VERIFIER_TRY_AVX2(NAME) \
+    if (level == Level::kAvx2) return avx2::NAME();
+#else
+#define VERIFIER_TRY_AVX2(NAME)
 #endif
-    return baseline::isa_float();
+#define VERIFIER_BEST(NAME)                       \
+    static const Level level = machine_level();   \
+    (void)level;                                  \
+    VERIFIER_TRY_AVX512(NAME)                     \
+    VERIFIER_TRY_AVX2(NAME)                       \
+    return baseline::NAME()
+
+template <>
+const Isa<float>& best_isa<float>() {
+    VERIFIER_BEST(isa_float);
 }
 
 template <>
 const Isa<double>& best_isa<double>() {
-    static const Level level = machine_level();
-#if defined(VERIFIER_HAVE_AVX512)
-    if (level == Level::kAvx512) return avx512::isa_double();
-#endif
-#if defined(VERIFIER_HAVE_AVX2)
-    if (level == Level::kAvx2) return avx2::isa_double();
-#endif
-    return baseline::isa_double();
+    VERIFIER_BEST(isa_double);
+}
+
+template <>
+const RowKernels<float>& best_row_kernels<float>() {
+    VERIFIER_BEST(rows_float);
+}
+
+template <>
+const RowKernels<double>& best_row_kernels<double>() {
+    VERIFIER_BEST(rows_double);
 }
 
 std::vector<std::string> compiled_isas() {

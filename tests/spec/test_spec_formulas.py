@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from spec_models import linear_graph
 
+from verifier.graph.evaluate import evaluate
 from verifier.spec.load import parse_query
 from verifier.spec.replay import Replay
 
@@ -34,7 +35,10 @@ arithmetic = st.recursive(
     ),
     max_leaves=4,
 )
-product = st.tuples(st.just("*"), variable, variable)
+product = st.one_of(
+    st.tuples(st.just("*"), variable, variable),
+    st.tuples(st.just("*"), variable, st.tuples(st.just("*"), variable, variable)),
+)
 
 
 def formulas(operators, sides):
@@ -106,6 +110,15 @@ def agree(head, names, asserted, points):
             assert not expected  # the property equates inputs that differ here
             continue
         assert replay.check(query, given).valid == expected, (text, x0, x1)
+        appended = [column_value(column, given, y) for column in query.extras]
+        outputs = evaluate(query.graph, given[None], "float64")[0]
+        assert outputs.tolist() == [*y.tolist(), *appended], text
+
+
+def column_value(column, x, y):
+    if column.kind == "product":
+        return float(np.prod([column_value(factor, x, y) for factor in column.factors]))
+    return float((x if column.kind == "input" else y)[column.index])
 
 
 points = st.lists(st.tuples(QUARTERS, QUARTERS), min_size=4, max_size=8)

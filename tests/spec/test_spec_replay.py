@@ -1,6 +1,7 @@
 """Replay: zero tolerance, exact comparisons, the user's own network."""
 
 import gzip
+from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
@@ -141,6 +142,18 @@ def test_products_and_mixed_rows_use_the_replayed_outputs_exactly():
     assert result.valid
     tiny = np.float32([np.nextafter(np.float32(0.5), np.float32(1)), 0.25])
     assert not Replay(onnx_bytes(), query).check(query, tiny).valid
+
+
+def test_products_beyond_the_precision_of_a_double_are_exact():
+    x = np.float32([1 - 2.0**-24, 1 - 2.0**-23])
+    graph = linear_graph(np.eye(2))
+    product = Fraction(float(x[0])) ** 3 * Fraction(float(x[1]))
+    assert Fraction(float(product)) != product
+    above, below = sorted([float(product), np.nextafter(float(product), 2 if float(product) < product else 0)])[::-1]
+    for limit, expected in ((below, True), (above, False)):
+        text = declare(2, 2) + unit_box(2) + f"(assert (>= (* X_0 X_0 Y_0 Y_1) {Decimal(float(limit)):f}))"
+        query = parse_query(text, graph)
+        assert Replay(graph, query).check(query, x).valid is expected
 
 
 V2 = (

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -185,7 +185,7 @@ def _read(process: subprocess.Popen[str], answers: queue.SimpleQueue[dict[str, A
     answers.put(None)
 
 
-def sweep(instances: Sequence[Instance], settings: SweepSettings) -> Iterator[Result]:
+def sweep(instances: Sequence[Instance], settings: SweepSettings) -> Generator[Result, None, None]:
     """Results in the order the instances end. Closing the iterator stops every process.
 
     Raises:

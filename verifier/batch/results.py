@@ -43,9 +43,9 @@ class Row:
         return {self.verdict, self.expected} == {"sat", "unsat"}
 
     @property
-    def solved(self) -> bool:
-        """True for `sat` and `unsat` that contradict nothing."""
-        return self.verdict in ("sat", "unsat") and not self.wrong
+    def late(self) -> bool:
+        """True for an answer that came after the time limit: it counts as a timeout."""
+        return self.timeout_s is not None and self.seconds > self.timeout_s and not self.wrong
 
     def cells(self) -> list[str]:
         """The row's texts in the order of COLUMNS."""

@@ -17,8 +17,8 @@ class Score:
     """Counts over some rows.
 
     Attributes:
-        instances: number of rows. sat, unsat: answers that contradict nothing. unknown, timeouts,
-            errors: the rest. wrong: answers that contradict the expected one.
+        instances: number of rows. sat, unsat: answers in time that contradict nothing. unknown,
+            timeouts (late answers too), errors: the rest. wrong: answers that contradict the expected one.
         median_seconds, total_seconds: wall clock of all rows, 0 without rows.
     """
 
@@ -34,7 +34,7 @@ class Score:
 
     @property
     def solved(self) -> int:
-        """Answers that contradict nothing."""
+        """Answers in time that contradict nothing."""
         return self.sat + self.unsat
 
     @property
@@ -49,7 +49,7 @@ def score(rows: Iterable[Row]) -> Score:
     seconds = [row.seconds for row in rows]
 
     def count(verdict: str) -> int:
-        return sum(row.verdict == verdict and not row.wrong for row in rows)
+        return sum(row.verdict == verdict and not row.wrong and not row.late for row in rows)
 
     return Score(
         instances=len(rows),
@@ -57,8 +57,8 @@ def score(rows: Iterable[Row]) -> Score:
         unsat=count("unsat"),
         wrong=sum(row.wrong for row in rows),
         unknown=count("unknown"),
-        timeouts=count("timeout"),
-        errors=count("error"),
+        timeouts=sum(row.late or row.verdict == "timeout" for row in rows if row.verdict != "error"),
+        errors=sum(row.verdict == "error" for row in rows),
         median_seconds=statistics.median(seconds) if seconds else 0.0,
         total_seconds=sum(seconds),
     )

@@ -43,7 +43,7 @@ def answer(request: dict[str, Any], analysis: Analysis) -> tuple[dict[str, Any],
         return {"verdict": "error", "reason": f"internal error: {type(error).__name__}: {error}"}, False
     reason = report["reason"]
     detail = f" ({reason['detail']})" if reason["detail"] else ""
-    report["peak_memory_bytes"] = max(report["peak_memory_bytes"], peak_memory_bytes())
+    report["peak_memory_bytes"] = peak_memory_bytes() or report["peak_memory_bytes"]
     return {"verdict": report["verdict"], "reason": reason["text"] + detail, "report": report}, True
 
 

@@ -11,7 +11,6 @@ Exit code: 0 valid, 1 invalid, 2 bad input.
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from verifier.cli.parser import split_problem
 from verifier.errors import SpecError
@@ -27,7 +26,8 @@ def run(args: argparse.Namespace) -> int:
     """Replay and report."""
     import numpy as np
 
-    from verifier.spec.load import load_query, read_text
+    from verifier.api import load
+    from verifier.spec.load import read_text
     from verifier.spec.replay import Replay
     from verifier.spec.witness import read_witness
 
@@ -35,10 +35,9 @@ def run(args: argparse.Namespace) -> int:
         raise SpecError("replay: expected NET SPEC WITNESS, or SPEC WITNESS --network NAME=FILE")
     *args.files, witness = args.files
     networks, spec = split_problem(args)
-    models = _models(networks)
-    query = load_query(spec, {name: graph for name, (graph, _) in models.items()})
+    query, models = load(networks, spec)
     x, claimed = read_witness(read_text(witness), query)
-    result = Replay({name: source for name, (_, source) in models.items()}, query).check(query, x)
+    result = Replay(models, query).check(query, x)
     print("valid" if result.valid else "invalid")
     print(result.message)
     if np.isfinite(result.margin):
@@ -47,13 +46,3 @@ def run(args: argparse.Namespace) -> int:
         difference = float(np.max(np.abs(claimed - result.y), initial=0.0))
         print(f"outputs in the file differ from the replayed ones by at most {difference:.3g}")
     return 0 if result.valid else 1
-
-
-def _models(networks: str | dict[str, str]) -> dict[str, tuple[Any, Any]]:
-    """Name -> (graph, what to replay): the ONNX file itself, or the graph of any other format."""
-    from verifier.graph.load import load_network
-
-    paths = {"f": networks} if isinstance(networks, str) else networks
-    graphs = {name: load_network(path) for name, path in paths.items()}
-    is_onnx = {name: path.removesuffix(".gz").endswith(".onnx") for name, path in paths.items()}
-    return {name: (graph, paths[name] if is_onnx[name] else graph) for name, graph in graphs.items()}

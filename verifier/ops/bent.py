@@ -16,7 +16,7 @@ from torch import Tensor
 
 from verifier.graph.ir import Node
 from verifier.ops.base import Elementwise, Lines
-from verifier.ops.rounding import attribute, enclose, tiny, unit
+from verifier.ops.rounding import attribute, enclose, tiny, underflow, unit
 
 
 def _crosses_zero(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,32 +59,47 @@ class _Bent(Elementwise):
         free_upper: Tensor | None = None,
     ) -> Lines:
         alpha, error = self.alpha(node, lower)
-        crossing, positive = _crosses_zero(lower, upper)
-        chord, chord_lower, chord_upper = _chord(lower, upper, alpha, crossing)
         alpha = torch.as_tensor(alpha, dtype=lower.dtype, device=lower.device)
-        stable = torch.where(positive, torch.ones_like(alpha), alpha)
-        convex = alpha <= 1
-        finite = torch.isfinite(lower) & torch.isfinite(upper)
+        one = torch.ones_like(alpha)
+        share, left, right = _share(lower, upper)
         start_lower, start_upper = self.start(lower, upper, node)
-        ray_lower = _between(alpha, start_lower if free_lower is None else free_lower)
-        ray_upper = _between(alpha, start_upper if free_upper is None else free_upper)
-        zero = torch.zeros_like(chord)
-        low, high = self.interval(lower, upper, node)
-        below = torch.where(convex, torch.where(finite, ray_lower, zero), chord)
-        below_offset = torch.where(convex, torch.where(finite, zero, low), torch.where(finite, chord_lower, low))
-        above = torch.where(convex, chord, torch.where(finite, ray_upper, zero))
-        above_offset = torch.where(convex, torch.where(finite, chord_upper, high), torch.where(finite, zero, high))
-        pad = zero
-        if not isinstance(error, float) or error:
-            pad = torch.where(
-                positive | ~finite, zero, (torch.maximum(lower.abs(), upper.abs()) * error * 2) + tiny(lower)
+        rays = []
+        for free in (
+            start_lower if free_lower is None else free_lower,
+            start_upper if free_upper is None else free_upper,
+        ):
+            ray = torch.lerp(alpha, one, torch.clamp(free, torch.floor(share), torch.ceil(share)))
+            rays.append(torch.clamp(ray, torch.minimum(alpha, one), torch.maximum(alpha, one)))
+        # f - slope*x is (1 - slope)*upper at one end and (alpha - slope)*lower at the other: relative
+        # errors only, however close the slope is to 1
+        chord = torch.lerp(alpha, one, share)
+        at_upper, at_lower = (1 - chord) * right, (alpha - chord) * left
+        above = _grown(torch.maximum(at_upper, at_lower).clamp(min=0.0), left, right)
+        below = -_grown(-torch.minimum(at_upper, at_lower).clamp(max=0.0), left, right)
+        zero = torch.zeros_like(above)
+        if bool((alpha <= 1).all()):
+            lines = Lines(rays[0], zero, chord, above)
+        else:
+            convex = alpha <= 1
+            lines = Lines(
+                torch.where(convex, rays[0], chord),
+                torch.where(convex, zero, below),
+                torch.where(convex, chord, rays[1]),
+                torch.where(convex, above, zero),
             )
-        return Lines(
-            torch.where(crossing, below, stable),
-            torch.where(crossing, below_offset, zero) - pad,
-            torch.where(crossing, above, stable),
-            torch.where(crossing, above_offset, zero) + pad,
-        )
+        endless = torch.isinf(right - left) & (left < 0) & (right > 0) | torch.isinf(lower) & (right > 0)
+        if bool(endless.any()):
+            low, high = self.interval(lower, upper, node)
+            lines = Lines(
+                torch.where(endless, 0.0, lines.slope_lower),
+                torch.where(endless, low, lines.offset_lower),
+                torch.where(endless, 0.0, lines.slope_upper),
+                torch.where(endless, high, lines.offset_upper),
+            )
+        if isinstance(error, float) and error == 0.0:
+            return lines
+        pad = left.abs() * error * 2 + tiny(lower)
+        return Lines(lines.slope_lower, lines.offset_lower - pad, lines.slope_upper, lines.offset_upper + pad)
 
     def start(self, lower: Tensor, upper: Tensor, node: Node) -> tuple[Tensor, Tensor]:
         """The ray under (over) the longer side, which is the smaller triangle of error."""
@@ -102,29 +117,26 @@ class _Bent(Elementwise):
         """One rounding of alpha * x, and none where x is negative nowhere."""
         alpha, _ = self.alpha(node, lower)
         size = torch.maximum(lower.clamp(max=0).abs(), upper.clamp(max=0).abs())
-        return torch.where(size > 0, (alpha * size).abs() * (2 * unit_roundoff) + tiny(lower), 0.0)
+        return torch.where(size > 0, (alpha * size).abs() * (2 * unit_roundoff) + underflow(unit_roundoff), 0.0)
 
 
-def _between(alpha: Tensor, free: Tensor) -> Tensor:
-    """alpha + free * (1 - alpha), kept between alpha and 1 whatever the rounding."""
-    one = torch.ones_like(alpha)
-    ray = alpha + free * (1 - alpha)
-    return torch.maximum(torch.minimum(ray, torch.maximum(alpha, one)), torch.minimum(alpha, one))
+def _share(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(share, left, right): the interval's parts left <= 0 <= right of 0, and the share of the right one.
 
-
-def _chord(lower: Tensor, upper: Tensor, alpha: float | Tensor, crossing: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Slope of the chord, and the offsets that put a line of that *stored* slope below and above f.
-
-    f - slope*x is (1 - slope)*upper at one end and (alpha - slope)*lower at the other: only
-    relative errors, however close the slope is to 1. An infinite end has slope 0.
+    The share is relu's chord slope: 0 or 1 on stable neurons, 0 where an end is infinite.
+    `left` is finite, so that 0 * left is 0. NaN stays NaN in left or right. No masks: selecting by
+    a random mask costs as much as twenty arithmetic operations.
     """
-    width = torch.where(crossing, upper - lower, 1.0)
-    slope = torch.where(torch.isinf(width), 0.0, upper / width - alpha * (lower / width))
-    at_upper, at_lower = (1 - slope) * upper, (alpha - slope) * lower
-    grow = 1 + 8 * unit(lower)
-    offset_lower = torch.minimum(at_upper, at_lower).clamp(max=0.0) * grow - tiny(lower)
-    offset_upper = torch.maximum(at_upper, at_lower).clamp(min=0.0) * grow + tiny(lower)
-    return slope, offset_lower, offset_upper
+    left, right = lower.clamp(max=0.0), upper.clamp(min=0.0)
+    width = right - left
+    share = torch.nan_to_num(right / (width + (width == 0).to(width.dtype)), nan=0.0)
+    return share, left.clamp(min=torch.finfo(lower.dtype).min), right
+
+
+def _grown(offset: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """offset >= 0 rounded up; unchanged on stable neurons, whose lines are exact."""
+    crossing = torch.minimum(right, -left).sign()
+    return offset * (1 + 8 * unit(offset)) + tiny(offset) * crossing
 
 
 class Relu(Elementwise):
@@ -147,17 +159,12 @@ class Relu(Elementwise):
         free_lower: Tensor | None = None,
         free_upper: Tensor | None = None,
     ) -> Lines:
-        crossing, positive = _crosses_zero(lower, upper)
-        stable = positive.to(lower.dtype)
-        width = torch.where(crossing, upper - lower, 1.0)
-        finite = ~torch.isinf(width)
-        slope = torch.where(crossing, torch.where(finite, upper / width, 0.0), stable)
-        # fmax, because 0 * -inf at an infinite lower end is NaN and the other end decides there
-        offset = torch.fmax((1 - slope) * upper, -slope * lower) * (1 + 8 * unit(lower)) + tiny(lower)
-        zero = torch.zeros_like(offset)
+        share, left, right = _share(lower, upper)
         free = (upper > -lower).to(lower.dtype) if free_lower is None else free_lower
-        below = torch.where(crossing, torch.where(finite, free, 0.0), stable)
-        return Lines(below, zero, slope, torch.where(crossing, offset, zero))
+        # floor(share) = ceil(share) on a stable neuron: 0 or 1 whatever `free` is
+        below = torch.clamp(free, torch.floor(share), torch.ceil(share))
+        offset = torch.maximum((1 - share) * right, -share * left)
+        return Lines(below, torch.zeros_like(below), share, _grown(offset, left, right))
 
     def start(self, lower: Tensor, upper: Tensor, node: Node) -> tuple[Tensor, Tensor]:
         """1 if upper > -lower else 0: the smaller triangle of error."""

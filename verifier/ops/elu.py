@@ -15,7 +15,7 @@ from torch import Tensor
 from verifier.graph.ir import Node
 from verifier.ops.curve import LIBRARY, Curve
 from verifier.ops.hull import Shape, Straight
-from verifier.ops.rounding import number, unit
+from verifier.ops.rounding import number, tiny, unit
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ class _ExponentialLinear(Curve):
         exponent = (x.clamp(max=0.0) / form.width).clamp(-1000.0, 1000.0).abs()
         # the argument's error e*|t| changes expm1(t) by at most e*|t|*max(1, exp(t))
         moved = exponent * torch.exp(x.clamp(max=0.0) / form.width) * (4 * scale * abs(form.outer))
-        return value.abs() * (LIBRARY * scale) + moved, slope.abs() * ((LIBRARY + 4 * exponent) * scale)
+        lost = abs(form.outer) * max(1.0, abs(1 / form.width)) * tiny(x)  # underflow before the factor
+        return value.abs() * (LIBRARY * scale) + moved + lost, slope.abs() * ((LIBRARY + 4 * exponent) * scale) + lost
 
     def shape(self, node: Node, like: Tensor) -> Shape:
         form = self.form(node, like)
@@ -68,6 +69,11 @@ class _ExponentialLinear(Curve):
     def touch(self, slope: Tensor, piece: int, node: Node) -> Tensor:
         form = self.form(node, slope)
         return form.width * torch.log(slope * (form.width / form.outer))
+
+    def allowance(self, node: Node) -> tuple[float, float]:
+        """Deployed as exp(x) - 1, whose cancellation costs u * |outer|; measured: 4, |outer|."""
+        attrs = node.attrs
+        return 16.0, 4 * abs(float(attrs["alpha"]) * float(attrs.get("gamma", 1.0)))
 
     def turns(self, node: Node) -> tuple[float, ...]:
         return (0.0,)

@@ -29,6 +29,11 @@ def tiny(x: Tensor) -> float:
     return 8 * torch.finfo(x.dtype).tiny
 
 
+def underflow(unit_roundoff: float) -> float:
+    """`tiny` for the deployed program's arithmetic, which need not be the engine's."""
+    return 8 * torch.finfo(torch.float32 if unit_roundoff > 2.0**-40 else torch.float64).tiny
+
+
 def slack(magnitude: Tensor, roundings: int) -> Tensor:
     """At least the error of `roundings` operations on terms whose absolute values sum to `magnitude`."""
     return magnitude * ((roundings + _SPARE) * unit(magnitude)) + tiny(magnitude)

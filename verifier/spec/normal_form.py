@@ -92,6 +92,7 @@ class _Conjunct:
         self._false = False
 
     def add_row(self, row: Row) -> None:
+        """Conjoin one row: a bound, an input row, or a row of the clause."""
         terms, limit, strict = row
         if not terms:
             self._false |= limit < 0 or (strict and limit == 0)
@@ -104,6 +105,7 @@ class _Conjunct:
             self._clause.append(row)
 
     def add_branch(self, branch: Branch) -> None:
+        """Conjoin a branch that has one clause."""
         for column, (low, high) in branch.bounds.items():
             self._bound(column, low, high)
         self._input_rows.extend(branch.input_rows)
@@ -116,6 +118,7 @@ class _Conjunct:
         self._bounds[column] = (low, high)
 
     def form(self) -> NormalForm:
+        """What was collected: one branch, or false."""
         return [] if self._false else [Branch(self._bounds, tuple(self._input_rows), [tuple(self._clause)])]
 
 

@@ -1,6 +1,7 @@
 // The CPU engine for one instruction set; CMake compiles this file once for each.
 #include "box.h"
 #include "points.h"
+#include "rows.h"
 
 #define VERIFIER_TEXT_(x) #x
 #define VERIFIER_TEXT(x) VERIFIER_TEXT_(x)
@@ -10,7 +11,13 @@ namespace verifier::VERIFIER_ISA {
 template <typename T>
 static constexpr Isa<T> kIsa{VERIFIER_TEXT(VERIFIER_ISA), packed_size<T>, pack<T>, bound_box<T>, evaluate<T>, gradient<T>};
 
+template <typename T>
+static constexpr RowKernels<T> kRows{relax_row<T>,     concretise_row<T>, interval_dense_box<T>, interval_conv_map<T>,
+                                     enclose_block<T>, ascend_row<T>,     split_scores_box<T>};
+
 const Isa<float>& isa_float() { return kIsa<float>; }
 const Isa<double>& isa_double() { return kIsa<double>; }
+const RowKernels<float>& rows_float() { return kRows<float>; }
+const RowKernels<double>& rows_double() { return kRows<double>; }
 
 }  // namespace verifier::VERIFIER_ISA

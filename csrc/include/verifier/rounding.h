@@ -7,10 +7,10 @@
 // Header functions never get a shared out-of-line copy: the linker could pick one that was compiled for
 // an instruction set the machine lacks.
 #if defined(__CUDACC__)
-#define VERIFIER_INTERNAL __forceinline__
+#define VERIFIER_MEMBER __host__ __device__ __forceinline__
 #define VERIFIER_HD static __host__ __device__ __forceinline__
 #else
-#define VERIFIER_INTERNAL inline __attribute__((always_inline))
+#define VERIFIER_MEMBER inline __attribute__((always_inline))
 #define VERIFIER_HD static inline __attribute__((always_inline))
 #endif
 

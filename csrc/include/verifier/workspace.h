@@ -41,7 +41,7 @@ struct FormRows {
     int64_t scale;     // half only: sum of |coefficients|, the scale of the forms' rounding
     int64_t mid_rows, half_rows;
 
-    VERIFIER_INTERNAL FormRows(bool forms, int64_t n)
+    VERIFIER_MEMBER FormRows(bool forms, int64_t n)
         : inputs(forms ? n : 0), constant(forms ? n : -1), interval(forms ? n + 1 : 0), magnitude(interval + 1),
           scale(interval + 2), mid_rows(interval + 1), half_rows(interval + (forms ? 3 : 2)) {}
 };

@@ -1,0 +1,45 @@
+// Launch helpers: sizes, error checks, and block-wide sums.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+namespace verifier {
+
+constexpr int kThreads = 256;
+
+inline cudaStream_t stream_of(intptr_t where) { return reinterpret_cast<cudaStream_t>(where); }
+
+inline void check_launch(const char* kernel) {
+    const cudaError_t error = cudaGetLastError();
+    if (error != cudaSuccess) throw std::runtime_error(std::string(kernel) + ": " + cudaGetErrorString(error));
+}
+
+// Blocks for `count` elements in a grid-stride loop.
+inline unsigned blocks_for(int64_t count) {
+    return static_cast<unsigned>(std::min<int64_t>((count + kThreads - 1) / kThreads, 1 << 20));
+}
+
+// Blocks that each loop over whole rows.
+inline unsigned rows_for(int64_t rows) { return static_cast<unsigned>(std::min<int64_t>(rows, 1 << 20)); }
+
+// Threads for a row of n elements: whole warps, no more than useful.
+inline unsigned threads_for(int64_t n) {
+    return static_cast<unsigned>(std::min<int64_t>((n + 31) / 32 * 32, kThreads));
+}
+
+// Sum of x over the block, in every thread; `scratch` holds one double per warp.
+__device__ inline double block_sum(double x, double* scratch) {
+    for (int step = 16; step > 0; step /= 2) x += __shfl_down_sync(0xffffffffu, x, step);
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = x;
+    __syncthreads();
+    double sum = 0;
+    for (unsigned warp = 0; warp < blockDim.x / 32; ++warp) sum += scratch[warp];
+    return sum;
+}
+
+}  // namespace verifier
