@@ -29,5 +29,9 @@ class ShapeError(VerifierError):
     """Arrays whose shapes do not fit; says expected and got, with the shape letters of the README."""
 
 
+class SolverError(VerifierError):
+    """A numerical solver that diverged or gave nothing a bound can be rebuilt from."""
+
+
 class DeviceError(VerifierError):
     """A device or build feature that was requested and is not there; there is no silent fallback."""

@@ -1,0 +1,1 @@
+"""How far an input can move: certified radii, randomised smoothing, CLEVER estimates."""
