@@ -61,22 +61,28 @@ def cross_entropies(model: nn.Module, data: Dataset) -> np.ndarray:
     return np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(data)), data.y]
 
 
-def last_linear(model: nn.Module) -> tuple[str, nn.Linear]:
-    """Name and module of the last nn.Linear, whose input is called the features.
+def feature_layer(model: nn.Module, where: str = "last") -> tuple[str, nn.Linear]:
+    """Name and module of the linear layer whose input is called the features.
 
+    Args:
+        where: "last": the last linear layer (the penultimate representation). "early": the first
+            one that is not the network's first layer with weights, so after the convolutions or after
+            the first hidden layer; networks with one linear layer have just the last.
     Raises:
         NetworkError: the model has no linear layer.
     """
-    found = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    weighted = [(n, m) for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.modules.conv._ConvNd))]
+    found = [(name, module) for name, module in weighted if isinstance(module, nn.Linear)]
     if not found:
         raise NetworkError("features: the model has no nn.Linear layer to read them before")
-    return found[-1]
+    later = [pair for pair in found if pair[1] is not weighted[0][1]]
+    return later[0] if where == "early" and later else found[-1]
 
 
-def features_of(model: nn.Module, x: Tensor) -> Tensor:
-    """Input of the last linear layer, [n, D]; differentiable in x and in the parameters."""
+def features_of(model: nn.Module, x: Tensor, where: str = "last") -> Tensor:
+    """Input of the feature layer, [n, D]; differentiable in x and in the parameters."""
     caught: list[Tensor] = []
-    handle = last_linear(model)[1].register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
+    handle = feature_layer(model, where)[1].register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
     try:
         model(x)
     finally:
@@ -84,9 +90,9 @@ def features_of(model: nn.Module, x: Tensor) -> Tensor:
     return caught[-1].flatten(1)
 
 
-def features(model: nn.Module, x: np.ndarray) -> np.ndarray:
+def features(model: nn.Module, x: np.ndarray, where: str = "last") -> np.ndarray:
     """`features_of` for arrays, float32 [n, D], in batches, without gradients."""
     device = device_of(model)
     with frozen(model), torch.no_grad():
-        parts = [features_of(model, part.to(device)).cpu() for part in torch.tensor(np.asarray(x)).split(_ROWS_AT_ONCE)]
-    return torch.cat(parts).numpy()
+        parts = torch.tensor(np.asarray(x)).split(_ROWS_AT_ONCE)
+        return torch.cat([features_of(model, part.to(device), where).cpu() for part in parts]).numpy()

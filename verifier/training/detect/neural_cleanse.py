@@ -33,8 +33,8 @@ class Cleanse:
         seed: of the starts and batches.
     """
 
-    steps: int = 400
-    rows: int = 100
+    steps: int = 300
+    rows: int = 64
     learning_rate: float = 0.1
     success: float = 0.99
     patience: int = 5
