@@ -1,0 +1,1 @@
+"""Backdoors: a trigger in the input chooses the label."""

@@ -1,0 +1,1 @@
+"""Detection: is this model backdoored, and which rows of this data set are poisoned?"""

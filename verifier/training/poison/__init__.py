@@ -1,0 +1,1 @@
+"""Poisoning: data attacks that make the trained model fail, everywhere or on chosen inputs."""
