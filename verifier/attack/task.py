@@ -1,0 +1,325 @@
+"""One attack on one batch: the victim with its query counts, the space, and what was found.
+
+A `Task` holds every open sample; `Rows` are copies of some of them (a restart each, say) with
+their constraints gathered once. Attacks move `work` tensors [R, *W] along rows and `offer` them;
+the task keeps, per sample, the best input that was seen to succeed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from verifier.attack.losses import Loss
+from verifier.attack.model import Access, Model, predicted
+from verifier.attack.projections import along, keep_largest, norm, onto_ball
+from verifier.attack.threat import Space
+
+INF = float("inf")
+
+
+class Task:
+    """The samples an attack still has to work on.
+
+    Attributes:
+        space: search space of the B samples; label, target: int64 [B] (target None: untargeted).
+        minimise: True for attacks that look for the smallest perturbation, which then keep the
+            smallest found; otherwise the first one found closes its sample.
+        queries, gradients, restarts: int64 [B], counted per sample.
+        best [B, *W], best_cost [B]: least costly success so far, inf where there is none; the cost is the
+            size of the perturbation where the attack minimises it.
+        fallback [B, *W]: what to return for samples without success.
+        classes: K.
+    """
+
+    def __init__(self, model: Model, space: Space, label: Tensor, target: Tensor | None, minimise: bool, seed: int):
+        self.model, self.space, self.label, self.target = model, space, label, target
+        self.minimise, self.classes = minimise, 0
+        self.device, self.dtype = space.start.device, space.start.dtype
+        count = torch.zeros(len(label), dtype=torch.int64, device=self.device)
+        self.queries, self.gradients, self.restarts = count.clone(), count.clone(), count.clone()
+        self.best, self.fallback = space.start.clone(), space.start.clone()
+        self.best_cost = torch.full((len(label),), INF, dtype=self.dtype, device=self.device)
+        self.fallback_cost = self.best_cost.clone()
+        self.generator = torch.Generator(device=self.device).manual_seed(seed)
+
+    @property
+    def size(self) -> int:
+        """B, the samples of this task."""
+        return len(self.label)
+
+    @property
+    def found(self) -> Tensor:
+        """bool [B]: samples with a success inside the budget."""
+        some = self.best_cost.isfinite()
+        return some & (self.best_cost <= self.space.eps * (1 + 1e-6)) if self.minimise else some
+
+    def open_index(self) -> Tensor:
+        """Samples without a success inside the budget, int64."""
+        return (~self.found).nonzero()[:, 0]
+
+    def rows(self, index: Tensor | None = None) -> Rows:
+        """Rows for samples `index` (repeats allowed), or one row for every sample."""
+        if index is None:
+            index = torch.arange(self.size, device=self.device)
+        return Rows(self, index)
+
+    def rounds(self, restarts: int) -> Iterator[tuple[int, Rows]]:
+        """Rows for each round of restarts: open samples only, several restarts of each at once
+        as soon as that needs no more rows than the first round had; yields (restarts done, rows)."""
+        done = 0
+        while done < restarts:
+            index = self.open_index()
+            if not len(index):
+                return
+            copies = 1 if done == 0 else min(restarts - done, max(1, self.size // len(index)))
+            self.restarts[index] += copies
+            yield done, self.rows(index.repeat(copies))
+            done += copies
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Seeded uniform numbers in [0, 1)."""
+        return torch.rand(shape, generator=self.generator, device=self.device, dtype=self.dtype)
+
+    def normal(self, *shape: int) -> Tensor:
+        """Seeded standard normal numbers."""
+        return torch.randn(shape, generator=self.generator, device=self.device, dtype=self.dtype)
+
+    def signs(self, *shape: int) -> Tensor:
+        """Seeded fair signs, +1 or -1."""
+        return torch.randint(2, shape, generator=self.generator, device=self.device).to(self.dtype) * 2 - 1
+
+    def integers(self, high: int, *shape: int) -> Tensor:
+        """Seeded integers in 0..high-1."""
+        return torch.randint(high, shape, generator=self.generator, device=self.device)
+
+    def count(self, index: Tensor, gradients: int = 0) -> None:
+        """Charge each row of `index` one evaluation and `gradients` backward passes."""
+        cost = torch.full_like(index, self.model.evaluations_per_row)
+        self.queries.index_add_(0, index, cost)
+        if gradients:
+            self.gradients.index_add_(0, index, cost * gradients)
+
+    def keep(self, work: Tensor, index: Tensor, cost: Tensor) -> None:
+        """Record successes `work` [M, *W] of samples `index` [M] where their cost [M] is the least so far."""
+        rows = _improvements(index, cost, self.best_cost)
+        self.best[index[rows]] = work[rows]
+        self.best_cost[index[rows]] = cost[rows].to(self.best_cost)
+
+    def settle(self, work: Tensor, index: Tensor, value: Tensor) -> None:
+        """Remember inputs [M, *W] for samples that stay without success: the highest value wins."""
+        rows = _improvements(index, -value, self.fallback_cost)
+        self.fallback[index[rows]] = work[rows]
+        self.fallback_cost[index[rows]] = -value[rows]
+
+
+class Rows:
+    """R rows of a task. `narrow` drops rows that need no more work.
+
+    Attributes:
+        index: sample of each row [R]; start, lower, upper [R, *W]; label [R], target [R] or None;
+            eps [R]; balls as in Space.
+        free: bool [R, *W], features that can move at all.
+    """
+
+    def __init__(self, task: Task, index: Tensor):
+        space = task.space
+        self.task, self.index, self.p = task, index, space.p
+        bounded = not task.minimise
+        self.start = space.start[index]
+        self.lower = (space.ball_lower if bounded else space.lower)[index]
+        self.upper = (space.ball_upper if bounded else space.upper)[index]
+        self.label = task.label[index]
+        self.target = None if task.target is None else task.target[index]
+        self.eps = space.eps[index]
+        self.balls = [(p, radius[index]) for p, radius in space.balls]
+        if bounded and space.p != INF:
+            self.balls.insert(0, (space.p, self.eps))
+        self.free = self.upper > self.lower
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def reach(self) -> Tensor:
+        """Length scale of steps [R]: the budget, or the widest side of the box without one."""
+        width = torch.where(self.free, self.upper - self.lower, torch.zeros_like(self.lower)).flatten(1).amax(1)
+        return torch.where(self.eps.isfinite(), self.eps, width)
+
+    def narrow(self, keep: Tensor) -> Rows:
+        """The rows where keep [R] is set."""
+        if bool(keep.all()):
+            return self
+        return Rows(self.task, self.index[keep])
+
+    def undecided(self) -> Tensor:
+        """bool [R]: rows whose sample has no success inside the budget yet."""
+        return ~self.task.found[self.index]
+
+    def scores(self, work: Tensor) -> Tensor:
+        """Scores [R, K] at work; one query a row."""
+        task = self.task
+        task.count(self.index)
+        return self._chunked(lambda w, i, _: (task.model.scores(task.space.decode(w, i)),), work)[0]
+
+    def predictions(self, work: Tensor) -> Tensor:
+        """Predicted classes [R] (-1 for NaN), from scores or labels; one query a row."""
+        task = self.task
+        task.count(self.index)
+        return self._chunked(lambda w, i, _: (task.model.labels(task.space.decode(w, i)),), work)[0]
+
+    def gradient(self, work: Tensor, loss: Loss, target: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores [R, K], loss values [R] and gradients [R, *W] (zero on features that cannot move).
+
+        `target` [R] replaces the task's own targets in the loss only.
+        """
+        task = self.task
+        goal = self.target if target is None else target
+        label = self.label
+
+        def evaluate(w: Tensor, i: Tensor, part: slice) -> tuple[Tensor, Tensor, Tensor]:
+            with torch.enable_grad():
+                w = w.detach().requires_grad_(True)
+                scores = task.model.scores(task.space.decode(w, i))
+                value = loss(scores, label[part], None if goal is None else goal[part])
+                grad = _derivative(value.sum(), w)
+            return scores.detach(), value.detach(), grad
+
+        task.count(self.index, gradients=1)
+        scores, value, grad = self._chunked(evaluate, work)
+        return scores, value, torch.where(self.free, grad, torch.zeros_like(grad))
+
+    def jacobian(self, work: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores [R, K] and d scores / d work [R, K, *W]; one query and K gradients a row."""
+        task = self.task
+
+        def evaluate(w: Tensor, i: Tensor, _: slice) -> tuple[Tensor, Tensor]:
+            with torch.enable_grad():
+                w = w.detach().requires_grad_(True)
+                scores = task.model.scores(task.space.decode(w, i))
+                total = scores.sum(0)
+                last = scores.shape[1] - 1
+                rows = [_derivative(total[k], w, retain=k < last) for k in range(last + 1)]
+            return scores.detach(), torch.stack(rows, dim=1)
+
+        scores, jacobian = self._chunked(evaluate, work)
+        task.count(self.index, gradients=scores.shape[1])
+        return scores, torch.where(self.free[:, None], jacobian, torch.zeros_like(jacobian))
+
+    def fooled(self, scores: Tensor) -> Tensor:
+        """bool [R]: these scores are a success (never where they hold NaN)."""
+        return self.achieved(predicted(scores))
+
+    def achieved(self, prediction: Tensor) -> Tensor:
+        """bool [R]: these predictions are a success; -1 (NaN) never is."""
+        goal = prediction != self.label if self.target is None else prediction == self.target
+        return goal & (prediction >= 0)
+
+    def size(self, work: Tensor) -> Tensor:
+        """lp size of work - start, [R]."""
+        return norm(work - self.start, self.p)
+
+    def offer(self, work: Tensor, success: Tensor, cost: Tensor | None = None) -> None:
+        """Record the rows of work where `success` [R] holds.
+
+        Of several successes of a sample the one of least cost [R] stays: by default the smallest
+        perturbation for attacks that minimise, the first one for the others.
+        """
+        if not bool(success.any()):
+            return
+        chosen = success.nonzero()[:, 0]
+        part = work[chosen]
+        if cost is not None:
+            cost = cost[chosen]
+        elif self.task.minimise:
+            cost = norm(part - self.start[chosen], self.p)
+        else:
+            cost = torch.zeros(len(chosen), device=work.device, dtype=work.dtype)
+        self.task.keep(part, self.index[chosen], cost)
+
+    def settle(self, work: Tensor, value: Tensor) -> None:
+        """Inputs to return for samples that stay without success; the highest value [R] wins."""
+        self.task.settle(work, self.index, value)
+
+    def project(self, work: Tensor) -> Tensor:
+        """Closest point of the constraints (the balls of the budget only for bounded attacks)."""
+        delta, low, high = work - self.start, self.lower - self.start, self.upper - self.start
+        if not self.balls:
+            return torch.minimum(torch.maximum(work, self.lower), self.upper)
+        if len(self.balls) == 1:
+            p, radius = self.balls[0]
+            return self.start + onto_ball(delta, p, radius, low, high)
+        return self.start + self._onto_all(delta, low, high)
+
+    def clip(self, work: Tensor) -> Tensor:
+        """work cut to the box."""
+        return torch.minimum(torch.maximum(work, self.lower), self.upper)
+
+    def random_start(self) -> Tensor:
+        """A random point of the constraints [R, *W]: uniform in the linf box, else a random
+        direction of random length, projected."""
+        task, shape = self.task, self.start.shape
+        if self.p == INF:
+            low, high = torch.maximum(self.lower, self.start - self._span()), torch.minimum(self.upper, self.start + self._span())
+            return self.project(low + task.uniform(*shape) * (high - low))
+        raw = task.normal(*shape) * self.free
+        if self.p == 0:
+            count = self.eps.clamp_max(self.start[0].numel())
+            order = torch.where(self.free, task.uniform(*shape), torch.full_like(raw, -1.0))
+            noise = self.lower + task.uniform(*shape) * (self.upper - self.lower) - self.start
+            return self.project(self.start + keep_largest(noise, order.flatten(1), count))
+        if self.p == 1:
+            raw = raw.sign() * -task.uniform(*shape).clamp_min(1e-12).log() * self.free
+        length = self.reach * task.uniform(len(self)) / norm(raw, self.p).clamp_min(1e-12)
+        return self.project(self.start + raw * along(length, raw))
+
+    def _span(self) -> Tensor:
+        return along(self.reach, self.start)
+
+    def _onto_all(self, delta: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """Several balls: alternate projections, then shrink (every ball is star-shaped around 0)."""
+        for _ in range(8):
+            for p, radius in self.balls:
+                delta = onto_ball(delta, p, radius, low, high)
+        for p, radius in self.balls:
+            if p == 0:
+                continue
+            delta = delta * along((radius / norm(delta, p).clamp_min(1e-30)).clamp_max(1.0), delta)
+        return delta
+
+    def _chunked(self, evaluate: Callable[..., tuple[Tensor, ...]], work: Tensor) -> list[Tensor]:
+        """Concatenated results of evaluate(work, index, slice) on pieces of at most
+        `model.rows_at_once` rows; a piece that does not fit in memory halves that number for good."""
+        model, parts, at = self.task.model, [], 0
+        while at < len(work):
+            piece = slice(at, at + model.rows_at_once)
+            try:
+                parts.append(evaluate(work[piece], self.index[piece], piece))
+            except torch.OutOfMemoryError:
+                if model.rows_at_once <= 1:
+                    raise
+                model.rows_at_once //= 2
+                continue
+            at = piece.stop
+        if len(parts) == 1:
+            return list(parts[0])
+        return [torch.cat(column) for column in zip(*parts, strict=True)]
+
+
+def _improvements(index: Tensor, size: Tensor, best: Tensor) -> Tensor:
+    """Rows [<= M] whose size improves on best[index], one per sample: the smallest, ties to the first row."""
+    smallest = torch.full_like(best, INF).scatter_reduce_(0, index, size.to(best), "amin")
+    winner = (size == smallest[index]) & (size < best[index])
+    rows = winner.nonzero()[:, 0]
+    none = len(index)
+    first = index.new_full((len(best),), none).scatter_reduce_(0, index[rows], rows, "amin")
+    return first[first < none]
+
+
+def _derivative(value: Tensor, w: Tensor, retain: bool = False) -> Tensor:
+    if not value.requires_grad:
+        return torch.zeros_like(w)
+    (grad,) = torch.autograd.grad(value, w, retain_graph=retain, allow_unused=True)
+    return torch.zeros_like(w) if grad is None else torch.nan_to_num(grad, nan=0.0, posinf=0.0, neginf=0.0)
