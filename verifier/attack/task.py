@@ -79,6 +79,24 @@ class Task:
             yield done, self.rows(index.repeat(copies))
             done += copies
 
+    def subtask(self, index: Tensor, minimise: bool, stream: int) -> Task:
+        """A task for samples `index` alone, with its own stream of random numbers."""
+        target = None if self.target is None else self.target[index]
+        inner = Task(self.model, self.space.subset(index), self.label[index], target, minimise, 0)
+        inner.generator.manual_seed(int(self.integers(2**31, 1)) + stream)
+        inner.classes = self.classes
+        return inner
+
+    def absorb(self, inner: Task, index: Tensor) -> None:
+        """Take over what a subtask on samples `index` found and what it cost."""
+        for total, part in ((self.queries, inner.queries), (self.gradients, inner.gradients), (self.restarts, inner.restarts)):
+            total[index] += part
+        done = inner.found.nonzero()[:, 0]
+        cost = inner.best_cost if self.minimise else torch.zeros_like(inner.best_cost)
+        self.keep(inner.best[done], index[done], cost[done])
+        rest = (~inner.found).nonzero()[:, 0]
+        self.settle(inner.fallback[rest], index[rest], -inner.fallback_cost[rest])
+
     def uniform(self, *shape: int) -> Tensor:
         """Seeded uniform numbers in [0, 1)."""
         return torch.rand(shape, generator=self.generator, device=self.device, dtype=self.dtype)
@@ -138,6 +156,7 @@ class Rows:
         if bounded and space.p != INF:
             self.balls.insert(0, (space.p, self.eps))
         self.free = self.upper > self.lower
+        self.frozen: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -152,7 +171,17 @@ class Rows:
         """The rows where keep [R] is set."""
         if bool(keep.all()):
             return self
-        return Rows(self.task, self.index[keep])
+        fewer = Rows(self.task, self.index[keep])
+        if self.frozen is not None:
+            fewer.freeze(self.frozen[keep])
+        return fewer
+
+    def freeze(self, frozen: Tensor) -> None:
+        """Pin the features where frozen [R, *W] is set to the clean input."""
+        self.frozen = frozen
+        self.lower = torch.where(frozen, self.start, self.lower)
+        self.upper = torch.where(frozen, self.start, self.upper)
+        self.free = self.upper > self.lower
 
     def undecided(self) -> Tensor:
         """bool [R]: rows whose sample has no success inside the budget yet."""
@@ -191,22 +220,31 @@ class Rows:
         scores, value, grad = self._chunked(evaluate, work)
         return scores, value, torch.where(self.free, grad, torch.zeros_like(grad))
 
-    def jacobian(self, work: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores [R, K] and d scores / d work [R, K, *W]; one query and K gradients a row."""
-        task = self.task
+    def jacobian(self, work: Tensor, top: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores, the classes looked at, and the derivative of their scores.
 
-        def evaluate(w: Tensor, i: Tensor, _: slice) -> tuple[Tensor, Tensor]:
+        Args:
+            top: only the `top` highest scores of each row (its own label always among them);
+                None for all K.
+        Returns:
+            scores [R, K]; classes int64 [R, C], the label first; d scores / d work [R, C, *W].
+            One query and C gradients a row.
+        """
+        task, label = self.task, self.label
+
+        def evaluate(w: Tensor, i: Tensor, piece: slice) -> tuple[Tensor, ...]:
             with torch.enable_grad():
                 w = w.detach().requires_grad_(True)
                 scores = task.model.scores(task.space.decode(w, i))
-                total = scores.sum(0)
-                last = scores.shape[1] - 1
-                rows = [_derivative(total[k], w, retain=k < last) for k in range(last + 1)]
-            return scores.detach(), torch.stack(rows, dim=1)
+                classes = _label_first(scores.detach(), label[piece], top)
+                total = scores.gather(1, classes).sum(0)
+                last = len(total) - 1
+                grads = [_derivative(total[k], w, retain=k < last) for k in range(last + 1)]
+            return scores.detach(), classes, torch.stack(grads, dim=1)
 
-        scores, jacobian = self._chunked(evaluate, work)
-        task.count(self.index, gradients=scores.shape[1])
-        return scores, torch.where(self.free[:, None], jacobian, torch.zeros_like(jacobian))
+        scores, classes, jacobian = self._chunked(evaluate, work)
+        task.count(self.index, gradients=classes.shape[1])
+        return scores, classes, torch.where(self.free[:, None], jacobian, torch.zeros_like(jacobian))
 
     def fooled(self, scores: Tensor) -> Tensor:
         """bool [R]: these scores are a success (never where they hold NaN)."""
@@ -316,6 +354,13 @@ def _improvements(index: Tensor, size: Tensor, best: Tensor) -> Tensor:
     none = len(index)
     first = index.new_full((len(best),), none).scatter_reduce_(0, index[rows], rows, "amin")
     return first[first < none]
+
+
+def _label_first(scores: Tensor, label: Tensor, top: int | None) -> Tensor:
+    """Classes by falling score, the label moved to the front: [R, min(top, K)]."""
+    count = scores.shape[1] if top is None else min(max(top, 2), scores.shape[1])
+    order = torch.nan_to_num(scores, nan=-INF).scatter(1, label[:, None], INF).argsort(dim=1, descending=True, stable=True)
+    return order[:, :count]
 
 
 def _derivative(value: Tensor, w: Tensor, retain: bool = False) -> Tensor:

@@ -1,0 +1,26 @@
+"""First-order update rules with per-row state, for attacks that optimise over a penalty."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Adam:
+    """Adam (Kingma & Ba 2015) for independent rows: `step` returns the update to subtract."""
+
+    def __init__(self, like: Tensor, rate: float, beta1: float = 0.9, beta2: float = 0.999):
+        self.first, self.second = torch.zeros_like(like), torch.zeros_like(like)
+        self.rate, self.beta1, self.beta2, self.count = rate, beta1, beta2, 0
+
+    def step(self, grad: Tensor) -> Tensor:
+        """The update for gradients [R, *W] of a loss to minimise."""
+        self.count += 1
+        self.first.mul_(self.beta1).add_(grad, alpha=1 - self.beta1)
+        self.second.mul_(self.beta2).addcmul_(grad, grad, value=1 - self.beta2)
+        scale = self.rate * (1 - self.beta2**self.count) ** 0.5 / (1 - self.beta1**self.count)
+        return scale * self.first / (self.second.sqrt() + 1e-8)
+
+    def narrow(self, keep: Tensor) -> None:
+        """Forget rows outside keep [R]."""
+        self.first, self.second = self.first[keep], self.second[keep]
