@@ -5,22 +5,31 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from verifier.attack.projections import along
+
 
 class Adam:
-    """Adam (Kingma & Ba 2015) for independent rows: `step` returns the update to subtract."""
+    """Adam (Kingma & Ba 2015) for independent rows: `step` returns the update to subtract.
 
-    def __init__(self, like: Tensor, rate: float, beta1: float = 0.9, beta2: float = 0.999):
+    Args:
+        rate: step size, a number or one per row [R].
+    """
+
+    def __init__(self, like: Tensor, rate: float | Tensor, beta1: float = 0.9, beta2: float = 0.999):
         self.first, self.second = torch.zeros_like(like), torch.zeros_like(like)
-        self.rate, self.beta1, self.beta2, self.count = rate, beta1, beta2, 0
+        self.rate = along(rate, like) if isinstance(rate, Tensor) else rate
+        self.beta1, self.beta2, self.count = beta1, beta2, 0
 
-    def step(self, grad: Tensor) -> Tensor:
-        """The update for gradients [R, *W] of a loss to minimise."""
+    def step(self, grad: Tensor, decay: float = 1.0) -> Tensor:
+        """The update for gradients [R, *W] of a loss to minimise; `decay` scales the rate."""
         self.count += 1
         self.first.mul_(self.beta1).add_(grad, alpha=1 - self.beta1)
         self.second.mul_(self.beta2).addcmul_(grad, grad, value=1 - self.beta2)
-        scale = self.rate * (1 - self.beta2**self.count) ** 0.5 / (1 - self.beta1**self.count)
+        scale = decay * self.rate * (1 - self.beta2**self.count) ** 0.5 / (1 - self.beta1**self.count)
         return scale * self.first / (self.second.sqrt() + 1e-8)
 
     def narrow(self, keep: Tensor) -> None:
         """Forget rows outside keep [R]."""
         self.first, self.second = self.first[keep], self.second[keep]
+        if isinstance(self.rate, Tensor):
+            self.rate = self.rate[keep]

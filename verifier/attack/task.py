@@ -18,6 +18,7 @@ from verifier.attack.projections import along, keep_largest, norm, onto_ball
 from verifier.attack.threat import Space
 
 INF = float("inf")
+PARALLEL_ROWS = 256
 
 
 class Task:
@@ -57,8 +58,9 @@ class Task:
         return some & (self.best_cost <= self.space.eps * (1 + 1e-6)) if self.minimise else some
 
     def open_index(self) -> Tensor:
-        """Samples without a success inside the budget, int64."""
-        return (~self.found).nonzero()[:, 0]
+        """Samples to go on with, int64: no success inside the budget yet, or no budget to stop at."""
+        endless = self.space.eps.isinf() if self.minimise else torch.zeros_like(self.found)
+        return (endless | ~self.found).nonzero()[:, 0]
 
     def rows(self, index: Tensor | None = None) -> Rows:
         """Rows for samples `index` (repeats allowed), or one row for every sample."""
@@ -66,17 +68,24 @@ class Task:
             index = torch.arange(self.size, device=self.device)
         return Rows(self, index)
 
-    def rounds(self, restarts: int) -> Iterator[tuple[int, Rows]]:
-        """Rows for each round of restarts: open samples only, several restarts of each at once
-        as soon as that needs no more rows than the first round had; yields (restarts done, rows)."""
+    def rounds(self, count: int) -> Iterator[tuple[Tensor, Rows]]:
+        """Rows for `count` variants (restarts, targets) of every open sample, variant 0 first.
+
+        Later variants run side by side as long as they need no more rows than the first did, or
+        than `PARALLEL_ROWS`: small victims are limited by the number of calls, not by their size.
+
+        Yields:
+            (variant of each row int64 [R], rows); samples closed meanwhile are left out.
+        """
         done = 0
-        while done < restarts:
+        while done < count:
             index = self.open_index()
             if not len(index):
                 return
-            copies = 1 if done == 0 else min(restarts - done, max(1, self.size // len(index)))
+            copies = 1 if done == 0 else min(count - done, max(1, max(self.size, PARALLEL_ROWS) // len(index)))
+            variant = torch.arange(done, done + copies, device=self.device).repeat_interleave(len(index))
             self.restarts[index] += copies
-            yield done, self.rows(index.repeat(copies))
+            yield variant, self.rows(index.repeat(copies))
             done += copies
 
     def subtask(self, index: Tensor, minimise: bool, stream: int) -> Task:

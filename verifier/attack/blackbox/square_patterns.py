@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -57,18 +58,31 @@ class Grid:
 
     def mask(self, corner: tuple[Tensor, Tensor], height: int, width: int) -> Tensor:
         """Windows at given corners as bool [R, 1, H, W]."""
-        down = torch.arange(self.height, device=corner[0].device)[None] - corner[0][:, None]
-        across = torch.arange(self.width, device=corner[0].device)[None] - corner[1][:, None]
+        down, across = self._offsets(corner)
         inside_h, inside_w = (down >= 0) & (down < height), (across >= 0) & (across < width)
         return (inside_h[:, :, None] & inside_w[:, None, :])[:, None]
 
     def place(self, pattern: Tensor, corner: tuple[Tensor, Tensor]) -> Tensor:
         """pattern [h, w] put at corners, zero elsewhere: [R, 1, H, W]."""
         height, width = pattern.shape
-        down = torch.arange(self.height, device=pattern.device)[None] - corner[0][:, None]
-        across = torch.arange(self.width, device=pattern.device)[None] - corner[1][:, None]
+        down, across = self._offsets(corner)
         values = pattern[down.clamp(0, height - 1)[:, :, None], across.clamp(0, width - 1)[:, None, :]]
         return values[:, None] * self.mask(corner, height, width)
+
+    def _offsets(self, corner: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        down = torch.arange(self.height, device=corner[0].device)[None] - corner[0][:, None]
+        return down, torch.arange(self.width, device=corner[0].device)[None] - corner[1][:, None]
+
+
+@lru_cache(maxsize=256)
+def _two_bumps(height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    like = torch.empty(0, dtype=dtype, device=device)
+    if width < 2:
+        pattern = bump(height, width, like)
+    else:
+        left = width // 2
+        pattern = torch.cat([bump(height, left, like), -bump(height, width - left, like)], dim=1)
+    return pattern / pattern.norm().clamp_min(1e-12)
 
 
 def bump(height: int, width: int, like: Tensor) -> Tensor:
@@ -87,13 +101,8 @@ def bump(height: int, width: int, like: Tensor) -> Tensor:
 
 
 def two_bumps(height: int, width: int, like: Tensor) -> Tensor:
-    """A positive bump beside a negative one, of l2 norm 1, [h, w]."""
-    if width < 2:
-        pattern = bump(height, width, like)
-    else:
-        left = width // 2
-        pattern = torch.cat([bump(height, left, like), -bump(height, width - left, like)], dim=1)
-    return pattern / pattern.norm().clamp_min(1e-12)
+    """A positive bump beside a negative one, of l2 norm 1, [h, w]; not to be written to."""
+    return _two_bumps(height, width, like.dtype, like.device)
 
 
 def sparse_start(rows: Rows, grid: Grid) -> Tensor:

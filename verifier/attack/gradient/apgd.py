@@ -70,9 +70,9 @@ class APGDT(Attack):
                 ascend(rows, dlr, None, self.steps, self.rho)
             return
         order = rivals(task.rows())
-        for rank in range(min(self.targets, order.shape[1])):
-            for _, rows in task.rounds(self.restarts):
-                ascend(rows, dlr, order[rows.index, rank], self.steps, self.rho)
+        count = min(self.targets, order.shape[1])
+        for variant, rows in task.rounds(count * self.restarts):
+            ascend(rows, dlr, order[rows.index, variant // self.restarts], self.steps, self.rho)
 
 
 def rivals(rows: Rows) -> Tensor:

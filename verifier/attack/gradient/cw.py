@@ -27,7 +27,7 @@ class CW(Attack):
         steps: Adam steps per constant.
         search: constants tried.
         initial: first constant.
-        rate: Adam's step size, in units of w.
+        rate: Adam's first step size, in units of w; it falls linearly to zero.
         kappa: confidence the success must have.
         abort: give a sample up for the current constant after steps / 10 steps without 0.01 % gain.
         refine: secant queries on the final result (kappa = 0 only).
@@ -36,8 +36,8 @@ class CW(Attack):
 
     steps: int = 200
     search: int = 9
-    initial: float = 1e-3
-    rate: float = 0.01
+    initial: float = 1e-2
+    rate: float = 0.05
     kappa: float = 0.0
     abort: bool = True
     refine: int = 2
@@ -56,7 +56,11 @@ class CW(Attack):
             secant(task.rows(found), task.best[found], self.refine)
 
     def descend(self, rows: Rows, origin: Tensor, constant: Tensor) -> Tensor:
-        """Optimise from `origin` [R, *W] with fixed constants [R]; returns which rows succeeded."""
+        """Optimise from `origin` [R, *W] with fixed constants [R]; returns which rows succeed.
+
+        Only the last tenth of the steps decides that: early steps overshoot into success with
+        constants that are too small, and the search would then settle on such a constant.
+        """
         count = len(rows)
         success = torch.zeros(count, dtype=torch.bool, device=rows.start.device)
         place = torch.arange(count, device=rows.start.device)
@@ -71,8 +75,8 @@ class CW(Attack):
             delta = work - rows.start
             hit = rows.fooled(scores) & (value >= self.kappa)
             rows.offer(work, hit)
-            success[place[hit]] = True
-            w = w - adam.step((2 * delta - along(constant, grad) * grad) * space.slope(w))
+            success[place] = hit if i % check == 0 else success[place] | hit
+            w = w - adam.step((2 * delta - along(constant, grad) * grad) * space.slope(w), 1 - i / self.steps)
             if self.abort and i % check == check - 1:
                 cost = delta.flatten(1).square().sum(1) - constant * value
                 going = ~(cost > 0.9999 * before)
@@ -89,20 +93,22 @@ class CW(Attack):
 @dataclass(frozen=True)
 class CWLinf(Attack):
     """min c max(-margin, -kappa) + sum_i max(|d_i| - tau, 0), with tau lowered to 0.9 of the size
-    reached after each success and c doubled after each failure, per sample.
+    reached after each success and c multiplied by `growth` after each failure, per sample.
 
     Args:
         steps: Adam steps per (tau, c); a sample stops at its first success within tau.
+        rate: Adam's largest step size; it is a fifth of tau (in box widths) where that is less.
         rounds: (tau, c) pairs tried.
         initial, highest: first and last constant.
     Source: Carlini & Wagner 2017, arXiv:1608.04644, section VI-C.
     """
 
-    steps: int = 50
+    steps: int = 60
     rounds: int = 40
-    initial: float = 1e-2
-    highest: float = 1e3
-    rate: float = 0.01
+    initial: float = 0.1
+    growth: float = 5.0
+    highest: float = 1e4
+    rate: float = 0.03
     kappa: float = 0.0
     refine: int = 2
 
@@ -121,7 +127,7 @@ class CWLinf(Attack):
             size = rows.size(reached)
             origin = torch.where(along(success, reached), reached, origin)
             tau = torch.where(success, 0.9 * torch.minimum(tau, size), tau)
-            constant = torch.where(success, constant, constant * 2)
+            constant = torch.where(success, constant, constant * self.growth)
             keep = constant <= self.highest
             if not bool(keep.any()):
                 break
@@ -136,7 +142,7 @@ class CWLinf(Attack):
         reached, place = origin.clone(), torch.arange(len(rows), device=origin.device)
         space = TanhSpace(rows)
         w = space.variable(origin)
-        adam = Adam(w, self.rate)
+        adam = Adam(w, (0.2 * tau / rows.reach.clamp_min(1e-12)).clamp_max(self.rate))
         loss = capped_margin(self.kappa)
         for _ in range(self.steps):
             work = rows.clip(space.inside(w))
@@ -171,7 +177,7 @@ class CWL0(Attack):
     """
 
     rounds: int = 30
-    inner: CW = CW(steps=100, search=4, initial=1.0, refine=0)
+    inner: CW = CW(steps=60, search=4, initial=1.0, rate=0.1, refine=0)
 
     norms: ClassVar[tuple[float, ...]] = (0.0,)
     minimise: ClassVar[bool] = True
@@ -194,11 +200,15 @@ class CWL0(Attack):
             frozen[index] = self._freeze(task.rows(index), task.best[index])
 
     def _freeze(self, rows: Rows, work: Tensor) -> Tensor:
-        """Frozen features [R, *W]: everything unchanged at work, and the least important of the rest."""
+        """Frozen features [R, *W]: those (nearly) unchanged at work, and of the rest the least
+        important ones, which together carry a tenth of the importance but are a few at least."""
         _, _, grad = rows.gradient(work, margin)
-        delta = work - rows.start
-        changed = (delta.abs() > 1e-4 * along(rows.reach, delta)).flatten(1)
-        weight = torch.where(changed, (grad * delta).flatten(1).abs(), torch.full_like(delta.flatten(1), torch.inf))
-        drop = (0.3 * changed.sum(1).to(weight).sqrt()).floor().clamp_min(1)
-        rank = weight.argsort(dim=1, stable=True).argsort(dim=1, stable=True)
-        return (~changed | (rank < drop[:, None])).reshape(delta.shape)
+        delta = (work - rows.start).flatten(1)
+        changed = delta.abs() > 0.01 * (rows.upper - rows.lower).flatten(1)
+        weight = torch.where(changed, (grad.flatten(1) * delta).abs(), torch.zeros_like(delta))
+        ordered, order = weight.sort(dim=1)
+        light = ordered.cumsum(1) <= 0.1 * ordered.sum(1, keepdim=True)
+        few = (~changed).sum(1, keepdim=True) + (0.3 * changed.sum(1, keepdim=True).to(weight).sqrt()).ceil()
+        rank = torch.arange(delta.shape[1], device=delta.device)[None]
+        frozen = torch.zeros_like(changed).scatter_(1, order, light | (rank < few))
+        return frozen.reshape(work.shape)

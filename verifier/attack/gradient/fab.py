@@ -53,23 +53,16 @@ class FAB(Attack):
     def run(self, task: Task) -> None:
         aimed = self.targets > 0 and task.target is None
         order = rivals(task.rows()) if aimed else None
-        for rank in range(min(self.targets, order.shape[1]) if aimed else 1):
-            for restart in range(self.restarts):
-                index = self._still_open(task)
-                if not len(index):
-                    return
-                task.restarts[index] += 1
-                rows = task.rows(index)
-                self._walk(rows, order[index, rank] if aimed else None, restart)
+        count = min(self.targets, order.shape[1]) if aimed else 1
+        for variant, rows in task.rounds(count * self.restarts):
+            aim = order[rows.index, variant // self.restarts] if aimed else None
+            self._walk(rows, aim, variant % self.restarts > 0)
         found = task.best_cost.isfinite().nonzero()[:, 0]
         if self.refine and len(found):
             secant(task.rows(found), task.best[found], self.refine)
 
-    def _still_open(self, task: Task) -> Tensor:
-        return task.open_index() if bool(task.space.eps.isfinite().any()) else torch.arange(task.size, device=task.device)
-
-    def _walk(self, rows: Rows, aim: Tensor | None, restart: int) -> None:
-        work = rows.start.clone() if restart == 0 else self._random_start(rows)
+    def _walk(self, rows: Rows, aim: Tensor | None, random: Tensor) -> None:
+        work = torch.where(along(random, rows.start), self._random_start(rows), rows.start)
         for i in range(self.steps):
             gap, normal = self._boundary(rows, work, aim)
             back = gap - (normal * (rows.start - work)).flatten(1).sum(1)

@@ -59,7 +59,8 @@ class FMN(Attack):
                 hoped = torch.full_like(radius, torch.inf)
             else:
                 shrunk, grown = torch.minimum(best, radius * (1 - gamma)), radius * (1 + gamma)
-                hoped = size + value.abs() / norm(grad, q).clamp_min(1e-12)
+                # the exact distance would end on the boundary of a linear victim, never across it
+                hoped = (size + value.abs() / norm(grad, q).clamp_min(1e-12)) * (1 + gamma)
             radius = torch.where(hit, shrunk, torch.where(ever, grown, hoped)).clamp_min(0)
             delta = delta + step * grad / along(norm(grad, 2).clamp_min(1e-12), grad)
             delta = onto_ball(delta, p, torch.nan_to_num(radius, nan=torch.inf), low, high)

@@ -46,8 +46,8 @@ class PGD(Attack):
 
     def run(self, task: Task) -> None:
         require_budget(task, self.name)
-        for done, rows in task.rounds(self.restarts):
-            random = self.random_start or done > 0
+        for variant, rows in task.rounds(self.restarts):
+            random = self.random_start or int(variant[0]) > 0
             self._ascend(rows, rows.random_start() if random else rows.start.clone())
 
     def _ascend(self, rows: Rows, work: Tensor) -> None:
