@@ -180,10 +180,18 @@ class Rows:
         """The rows where keep [R] is set."""
         if bool(keep.all()):
             return self
-        fewer = Rows(self.task, self.index[keep])
+        return self.narrow_to(keep.nonzero()[:, 0])
+
+    def narrow_to(self, chosen: Tensor) -> Rows:
+        """The rows `chosen` int64 [M], in that order."""
+        fewer = Rows(self.task, self.index[chosen])
         if self.frozen is not None:
-            fewer.freeze(self.frozen[keep])
+            fewer.freeze(self.frozen[chosen])
         return fewer
+
+    def repeat(self, count: int) -> Rows:
+        """Every row `count` times, copies side by side."""
+        return self.narrow_to(torch.arange(len(self), device=self.index.device).repeat_interleave(count))
 
     def freeze(self, frozen: Tensor) -> None:
         """Pin the features where frozen [R, *W] is set to the clean input."""
@@ -207,6 +215,36 @@ class Rows:
         task = self.task
         task.count(self.index)
         return self._chunked(lambda w, i, _: (task.model.labels(task.space.decode(w, i)),), work)[0]
+
+    def values(self, points: Tensor, loss: Loss) -> Tensor:
+        """Loss at several points per row: points [R, n, *W], cut to the box, -> [R, n]; n queries a row.
+
+        NaN losses count as -inf would in a search: they are replaced by the row's lowest value.
+        """
+        count = points.shape[1]
+        many = Rows(self.task, self.index.repeat_interleave(count))
+        scores = many.scores(self.inside(points).flatten(0, 1))
+        value = loss(scores, many.label, many.target).reshape(len(self), count)
+        floor = torch.where(value.isnan(), torch.full_like(value, INF), value).amin(1, keepdim=True)
+        return torch.where(value.isnan(), torch.where(floor.isfinite(), floor, torch.zeros_like(floor)), value)
+
+    def successes(self, points: Tensor) -> Tensor:
+        """bool [R, n]: which of points [R, n, *W] succeed, from predictions; n queries a row."""
+        many = Rows(self.task, self.index.repeat_interleave(points.shape[1]))
+        hit = many.achieved(many.predictions(points.flatten(0, 1)))
+        return hit.reshape(points.shape[:2])
+
+    @property
+    def full_width(self) -> Tensor:
+        """Width of the reachable box, without the linf ball of the budget, [R, *W]."""
+        space = self.task.space
+        return space.upper[self.index] - space.lower[self.index]
+
+    def inside(self, points: Tensor) -> Tensor:
+        """points [R, n, *W] cut to the reachable box, without the linf ball of the budget."""
+        space = self.task.space
+        low, high = space.lower[self.index][:, None], space.upper[self.index][:, None]
+        return torch.minimum(torch.maximum(points, low), high)
 
     def gradient(self, work: Tensor, loss: Loss, target: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Scores [R, K], loss values [R] and gradients [R, *W] (zero on features that cannot move).
