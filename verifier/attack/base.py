@@ -110,7 +110,7 @@ class Attack(ABC):
         model = wrap(model)
         self._admit(model, threat)
         with torch.no_grad(), model.untouched():
-            inputs, label, target = _tensors(model, x, y, targets)
+            inputs, label, target = as_batch(model, x, y, targets)
             space = threat.space(inputs)
             clean = _ask(model, space.clean)
             _check_labels(label, target, clean.classes)
@@ -240,7 +240,13 @@ def _goal(prediction: Tensor, label: Tensor, target: Tensor | None) -> Tensor:
     return reached & (prediction >= 0)
 
 
-def _tensors(model: Model, x: Any, y: Any, targets: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+def as_batch(model: Model, x: Any, y: Any, targets: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Inputs [B, *S], labels [B] and targets [B] (or None) as tensors where the model lives.
+
+    Raises:
+        ShapeError: an empty batch, or lengths that differ.
+        SpecError: NaN or infinite inputs.
+    """
     inputs = _tensor(x).to(device=model.device, dtype=model.dtype)
     label = _tensor(y).to(device=model.device, dtype=torch.int64)
     target = None if targets is None else _tensor(targets).to(device=model.device, dtype=torch.int64)

@@ -88,10 +88,10 @@ class Task:
             yield variant, self.rows(index.repeat(copies))
             done += copies
 
-    def subtask(self, index: Tensor, minimise: bool, stream: int) -> Task:
-        """A task for samples `index` alone, with its own stream of random numbers."""
+    def subtask(self, index: Tensor, minimise: bool, stream: int, model: Model | None = None) -> Task:
+        """A task for samples `index` alone (on another model, if given), with its own random stream."""
         target = None if self.target is None else self.target[index]
-        inner = Task(self.model, self.space.subset(index), self.label[index], target, minimise, 0)
+        inner = Task(model or self.model, self.space.subset(index), self.label[index], target, minimise, 0)
         inner.generator.manual_seed(int(self.integers(2**31, 1)) + stream)
         inner.classes = self.classes
         return inner
@@ -246,26 +246,35 @@ class Rows:
         low, high = space.lower[self.index][:, None], space.upper[self.index][:, None]
         return torch.minimum(torch.maximum(points, low), high)
 
-    def gradient(self, work: Tensor, loss: Loss, target: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def gradient(
+        self,
+        work: Tensor,
+        loss: Loss,
+        target: Tensor | None = None,
+        decode: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Scores [R, K], loss values [R] and gradients [R, *W] (zero on features that cannot move).
 
-        `target` [R] replaces the task's own targets in the loss only.
+        Args:
+            target: [R], replaces the task's own targets in the loss only.
+            decode: replaces the space's map from (work, sample index) to inputs; `work` may then
+                be any variable with one entry per row.
         """
         task = self.task
         goal = self.target if target is None else target
-        label = self.label
+        label, to_inputs = self.label, decode or task.space.decode
 
         def evaluate(w: Tensor, i: Tensor, part: slice) -> tuple[Tensor, Tensor, Tensor]:
             with torch.enable_grad():
                 w = w.detach().requires_grad_(True)
-                scores = task.model.scores(task.space.decode(w, i))
+                scores = task.model.scores(to_inputs(w, i))
                 value = loss(scores, label[part], None if goal is None else goal[part])
                 grad = _derivative(value.sum(), w)
             return scores.detach(), value.detach(), grad
 
         task.count(self.index, gradients=1)
         scores, value, grad = self._chunked(evaluate, work)
-        return scores, value, torch.where(self.free, grad, torch.zeros_like(grad))
+        return scores, value, grad if decode else torch.where(self.free, grad, torch.zeros_like(grad))
 
     def jacobian(self, work: Tensor, top: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Scores, the classes looked at, and the derivative of their scores.

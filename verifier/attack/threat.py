@@ -37,6 +37,7 @@ class Space:
         p: the norm that is minimised or bounded; eps [B]: its budget, inf without one.
         balls: further (p, radius [B]) constraints beside the budget, p in {0, 1, 2}.
         decode: differentiable map (work [R, *W], sample index [R]) -> inputs [R, *S].
+        threat: where the space comes from.
     """
 
     clean: Tensor
@@ -49,6 +50,7 @@ class Space:
     eps: Tensor
     balls: tuple[tuple[float, Tensor], ...]
     decode: Callable[[Tensor, Tensor], Tensor]
+    threat: Threat | None = None
 
     def subset(self, index: Tensor) -> Space:
         """The space of the samples `index` [M] alone."""
@@ -59,6 +61,7 @@ class Space:
             eps=self.eps[index],
             balls=tuple((p, radius[index]) for p, radius in self.balls),
             decode=lambda work, rows: decode(work, index[rows]),
+            threat=self.threat,
         )
 
 
@@ -180,6 +183,7 @@ class LpThreat(Threat):
             eps=eps,
             balls=tuple((float(p), torch.full_like(eps, e)) for p, e in self.also if p != INF),
             decode=(lambda work, index: work) if unit is None else (lambda work, index: work * unit[index]),
+            threat=self,
         )
 
     def finalise(self, space: Space, work: Tensor) -> Tensor:
