@@ -1,0 +1,1 @@
+"""Black-box attacks, by scores or by labels alone: one file a method."""

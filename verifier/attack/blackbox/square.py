@@ -1,0 +1,92 @@
+"""Square: random search with squares of shrinking size, scores only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from verifier.attack.base import Attack
+from verifier.attack.blackbox.square_patterns import Grid, sparse_proposal, sparse_start
+from verifier.attack.gradient.pgd import require_budget
+from verifier.attack.losses import Loss, named
+from verifier.attack.model import Access
+from verifier.attack.task import Rows, Task
+
+
+@dataclass(frozen=True)
+class Square(Attack):
+    """Random search that changes one square at a time and keeps what raises the loss.
+
+    In linf the start is random vertical stripes and a proposal sets a square to a corner of the
+    ball, per channel. In l2 and l1 mass moves from one window to another.
+
+    Args:
+        steps: proposals (one query each, the start beside them).
+        share: area of the first squares, as a share of the image; halved at fixed fractions of
+            the budget of queries.
+        image_shape: (C, H, W) of flattened images; other flat inputs are one row of pixels.
+        loss: a name in losses.LOSSES or a loss function.
+    Source: Andriushchenko et al. 2020, arXiv:1912.00049; l1: Croce & Hein 2021, arXiv:2103.01208.
+    """
+
+    steps: int = 5000
+    restarts: int = 1
+    share: float = 0.8
+    image_shape: tuple[int, int, int] | None = None
+    loss: str | Loss = "margin"
+
+    needs: ClassVar[Access] = Access.SCORES
+    norms: ClassVar[tuple[float, ...]] = (1.0, 2.0, float("inf"))
+
+    def run(self, task: Task) -> None:
+        require_budget(task, self.name)
+        grid = Grid(task.space.start.shape[1:], self.image_shape)
+        for _, rows in task.rounds(self.restarts):
+            self._search(rows, grid)
+
+    def _search(self, rows: Rows, grid: Grid) -> None:
+        loss = named(self.loss)
+        best = self._start(rows, grid)
+        value = torch.full((len(rows),), -torch.inf, device=best.device, dtype=best.dtype)
+        trial = best
+        for i in range(self.steps + 1):
+            scores = rows.scores(trial)
+            new = torch.nan_to_num(loss(scores, rows.label, rows.target), nan=-torch.inf)
+            better = new > value
+            best = torch.where(grid.aligned(better, best), trial, best)
+            value = torch.where(better, new, value)
+            hit = rows.fooled(scores)
+            if bool(hit.any()):
+                rows.offer(trial, hit)
+                keep = rows.undecided()
+                if not bool(keep.any()):
+                    return
+                rows, best, value = rows.narrow(keep), best[keep], value[keep]
+            if i < self.steps:
+                trial = self._propose(rows, grid, best, self._share_at(i))
+        rows.settle(best, value)
+
+    def _start(self, rows: Rows, grid: Grid) -> Tensor:
+        if rows.p != float("inf"):
+            return rows.project(sparse_start(rows, grid))
+        shape = (len(rows), grid.channels, 1, grid.width)
+        up = grid.flat(rows.task.signs(*shape).expand(-1, -1, grid.height, -1) > 0)
+        return rows.project(torch.where(up, rows.upper, rows.lower))
+
+    def _propose(self, rows: Rows, grid: Grid, best: Tensor, share: float) -> Tensor:
+        if rows.p != float("inf"):
+            return rows.project(sparse_proposal(rows, grid, best, share))
+        window = grid.window(rows.task, len(rows), *grid.sides(share))
+        up = grid.flat(rows.task.signs(len(rows), grid.channels, 1, 1).expand(-1, -1, grid.height, grid.width) > 0)
+        inside = grid.flat(window.expand(-1, grid.channels, -1, -1))
+        trial = torch.where(inside, torch.where(up, rows.upper, rows.lower), best)
+        return rows.project(trial) if rows.balls else trial
+
+    def _share_at(self, i: int) -> float:
+        """The paper's schedule for 10,000 queries, stretched to this budget."""
+        done = i * 10000 // max(1, self.steps)
+        halvings = sum(done > mark for mark in (10, 50, 200, 1000, 2000, 4000, 6000, 8000))
+        return self.share / 2**halvings

@@ -1,0 +1,1 @@
+"""White-box attacks: one file a method."""

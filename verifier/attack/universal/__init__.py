@@ -1,0 +1,1 @@
+"""One perturbation for many: inputs, models, transformations, and patches."""
