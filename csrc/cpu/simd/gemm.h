@@ -8,12 +8,24 @@
 
 #include "vec.h"
 
+// Keeps a vector in a register: compilers otherwise read it from memory again for every row of the tile.
+#if defined(__x86_64__) && (VERIFIER_VECTOR_BYTES == 64)
+#define VERIFIER_IN_REGISTER(x) __asm__("" : "+v"(x))
+#elif defined(__x86_64__)
+#define VERIFIER_IN_REGISTER(x) __asm__("" : "+x"(x))
+#elif defined(__aarch64__)
+#define VERIFIER_IN_REGISTER(x) __asm__("" : "+w"(x))
+#else
+#define VERIFIER_IN_REGISTER(x) (void)(x)
+#endif
+
 namespace verifier::VERIFIER_ISA {
 
-// Panels are 3 vectors wide (tiles of 4 x 3 accumulators), except that up to 7 vectors form one panel.
+// Panels are 3 or 4 vectors wide: tiles of 4 x 3 or 3 x 4 accumulators, the operands and a factor fill
+// 16 registers.
 struct Panels {
     int64_t vectors, count;
-    explicit Panels(int64_t n_vectors) : vectors(n_vectors), count(n_vectors <= 7 ? 1 : blocks_of(n_vectors, 3)) {}
+    explicit Panels(int64_t n_vectors) : vectors(n_vectors), count(n_vectors <= 4 ? 1 : blocks_of(n_vectors, n_vectors % 3 == 1 ? 4 : 3)) {}
     int64_t first(int64_t p) const { return vectors * p / count; }
 };
 
@@ -57,12 +69,15 @@ VERIFIER_INLINE void tile(const T* a, int64_t a_stride, const T* panel, const in
     for (int64_t t = 0; t < count; ++t) {
         const int64_t i = index[t];
         const T* b = panel + i * (kVectors * lanes);
-        Vec<T> factor[kRows];
-        for (int r = 0; r < kRows; ++r) factor[r] = spread<T>(a[r * a_stride + i]);
+        Vec<T> x[kVectors];
         for (int v = 0; v < kVectors; ++v) {
-            Vec<T> x = load(b + v * lanes);
-            if (kMagnitude) x = magnitude<T>(x);
-            for (int r = 0; r < kRows; ++r) sum[r][v] += factor[r] * x;
+            x[v] = load(b + v * lanes);
+            if (kMagnitude) x[v] = magnitude<T>(x[v]);
+            VERIFIER_IN_REGISTER(x[v]);
+        }
+        for (int r = 0; r < kRows; ++r) {
+            const Vec<T> factor = spread<T>(a[r * a_stride + i]);
+            for (int v = 0; v < kVectors; ++v) sum[r][v] += factor * x[v];
         }
     }
     for (int r = 0; r < kRows; ++r)
@@ -76,9 +91,10 @@ static void panel_product(const T* a, int64_t a_stride, int64_t m, const T* pane
     for (; r + kRows <= m; r += kRows)
         tile<T, kRows, kVectors, kMagnitude>(a + r * a_stride, a_stride, panel, index, count, c + r * c_stride,
                                              c_stride, accumulate);
-    for (; r < m; ++r)
-        tile<T, 1, kVectors, kMagnitude>(a + r * a_stride, a_stride, panel, index, count, c + r * c_stride, c_stride,
-                                         accumulate);
+    if constexpr (kRows > 1)
+        if (r < m)
+            panel_product<T, kRows / 2, kVectors, kMagnitude>(a + r * a_stride, a_stride, m - r, panel, index, count,
+                                                              c + r * c_stride, c_stride, accumulate);
 }
 
 // C [m, n] (+)= A [m, k] B over the listed rows of B; kMagnitude multiplies by |B| instead.
@@ -104,9 +120,6 @@ static void product(const T* a, int64_t a_stride, int64_t m, const T* b, int64_t
                 VERIFIER_TILE(6, 2);
                 VERIFIER_TILE(4, 3);
                 VERIFIER_TILE(3, 4);
-                VERIFIER_TILE(2, 5);
-                VERIFIER_TILE(2, 6);
-                VERIFIER_TILE(2, 7);
 #undef VERIFIER_TILE
                 default: break;
             }
