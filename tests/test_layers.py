@@ -12,12 +12,12 @@ ROOT = Path(__file__).parent.parent / "verifier"
 #: the analysis fills in, while the rest of `report` presents what came out.
 LAYERS = (
     ("errors", "outcome"),
-    ("settings", "run", "report.model"),
+    ("settings", "run", "report.model", "data"),
     ("graph",),
     ("spec", "kernels", "ops"),
-    ("bounds",),
+    ("bounds", "tighten"),
     ("attack",),
-    ("search",),
+    ("search", "certify", "training"),
     ("api",),
     ("batch",),
     ("report",),
