@@ -63,6 +63,15 @@ def parse_networks(text: str) -> str | dict[str, str]:
     raise SpecError(f"networks: expected a path or a list of distinct (name, path) pairs, got {text!r}")
 
 
+def network_label(text: str) -> str:
+    """The networks of an instance for people: `a.onnx`, or `f=a.onnx, g=b.onnx`."""
+    try:
+        networks = parse_networks(text)
+    except SpecError:
+        return text
+    return networks if isinstance(networks, str) else ", ".join(f"{n}={path}" for n, path in networks.items())
+
+
 def read_instances(path: str | Path) -> list[Instance]:
     """The instances of a CSV file, in its order.
 

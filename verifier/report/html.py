@@ -15,6 +15,7 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 
 from verifier import __version__
+from verifier.batch.instances import network_label
 from verifier.batch.results import Row
 from verifier.batch.score import Score, score, score_by_network
 from verifier.report.picture import difference_png, image_shape, intensity_png
@@ -72,6 +73,7 @@ def render(
         total=score(rows),
         bar=_bar(score(rows)),
         groups=groups,
+        labels={name: network_label(name) for name in groups},
         bars={name: _bar(s) for name, s in score_by_network(rows).items()},
         meanings=MEANINGS,
         soundness=sorted({report["soundness"]["meaning"] for report in reports.values()}),
@@ -99,7 +101,8 @@ def _line(row: Row, report: Mapping[str, Any] | None) -> dict[str, Any]:
     return {
         "name": Path(row.vnnlib).name.removesuffix(".gz").removesuffix(".vnnlib"),
         "verdict": row.verdict, "symbol": symbol, "word": word, "seconds": f"{row.seconds:.2f}",
-        "reason": row.reason, "margin": margin, "wrong": row.wrong, "expected": row.expected,
+        "reason": row.reason, "margin": margin,
+        "wrong": row.wrong, "late": row.late and row.verdict in ("sat", "unsat"), "expected": row.expected,
     }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from verifier.batch.instances import network_label
 from verifier.batch.results import VERDICTS, Row
 from verifier.batch.score import Score, score, score_by_network
 
@@ -57,9 +58,11 @@ class SweepProgress:
     def _line(self, row: Row) -> str:
         what = f"[{STYLES[row.verdict]}]{row.verdict:<7}[/]"
         wrong = f"  [{STYLES['wrong']}]WRONG: expected {row.expected}[/]" if row.wrong else ""
+        late = "  (after its time limit)" if row.late and row.verdict in ("sat", "unsat") else ""
         why = f"  {_plain(row.reason)}" if row.verdict == "error" else ""
         place = f"{self._done:>{len(str(self._total))}}/{self._total}"
-        return f"{place}  {what} {row.seconds:8.2f} s  {_plain(row.onnx)}  {_plain(row.vnnlib)}{wrong}{why}"
+        network = _plain(network_label(row.onnx))
+        return f"{place}  {what} {row.seconds:8.2f} s  {network}  {_plain(row.vnnlib)}{late}{wrong}{why}"
 
 
 def print_summary(rows: Iterable[Row], stream: TextIO) -> None:
@@ -73,7 +76,7 @@ def print_summary(rows: Iterable[Row], stream: TextIO) -> None:
     for row in rows:
         if row.wrong:
             console.print(
-                f"[{STYLES['wrong']}]WRONG[/] {_plain(row.onnx)} {_plain(row.vnnlib)}: "
+                f"[{STYLES['wrong']}]WRONG[/] {_plain(network_label(row.onnx))} {_plain(row.vnnlib)}: "
                 f"answered {row.verdict}, expected {row.expected}"
             )
 
@@ -90,8 +93,8 @@ def score_table(heading: str, scores: Mapping[str, Score]) -> Table:
         wrong = f"[{STYLES['wrong']}]{s.wrong}[/]" if s.wrong else "0"
         errors = f"[{STYLES['error']}]{s.errors}[/]" if s.errors else "0"
         table.add_row(
-            _plain(name), str(s.instances), str(s.sat), str(s.unsat), wrong, str(s.unknown), str(s.timeouts), errors,
-            f"{s.median_seconds:.2f}", f"{s.total_seconds:.1f}",
+            _plain(network_label(name)), str(s.instances), str(s.sat), str(s.unsat), wrong,
+            str(s.unknown), str(s.timeouts), errors, f"{s.median_seconds:.2f}", f"{s.total_seconds:.1f}",
         )  # fmt: skip
     return table
 
