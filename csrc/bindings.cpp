@@ -27,7 +27,9 @@ verifier::Activation activation_named(const std::string& name) {
     if (name == "identity") return verifier::Activation::kIdentity;
     if (name == "relu") return verifier::Activation::kRelu;
     if (name == "leaky_relu") return verifier::Activation::kLeakyRelu;
-    throw py::value_error("activation: expected identity, relu or leaky_relu, got " + name);
+    if (name == "sigmoid") return verifier::Activation::kSigmoid;
+    if (name == "tanh") return verifier::Activation::kTanh;
+    throw py::value_error("activation: expected identity, relu, leaky_relu, sigmoid or tanh, got " + name);
 }
 
 // A map from Python: {"kind", "source", "rows", "cols", "values"} and, when sparse, "row_start", "columns".

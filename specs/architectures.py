@@ -26,12 +26,16 @@ class Architecture:
         input_shape: of the ONNX input, the batch axis 1 included.
         make: builds the untrained module; its input is [B, *input_shape[1:]].
         opset: ONNX operator set of the file.
+        epochs: passes over the training images.
+        reach: factor on the radii of properties meant to hold; below 1 where proofs are harder.
     """
 
     name: str
     input_shape: tuple[int, ...]
     make: Callable[[], nn.Module]
     opset: int = 13
+    epochs: int = 60
+    reach: float = 1.0
 
 
 class Residual(nn.Module):
@@ -135,6 +139,7 @@ ARCHITECTURES = (
             lambda: nn.Conv2d(1, 6, 3, 1, 1), nn.ReLU, lambda: nn.MaxPool2d(2),
             lambda: nn.Conv2d(6, 8, 3, 1, 1), nn.ReLU, lambda: nn.MaxPool2d(2), features=32,
         ),
+        reach=0.8,
     ),
     Architecture(
         "avgpool", IMAGE,
@@ -143,7 +148,7 @@ ARCHITECTURES = (
             lambda: nn.Conv2d(8, 12, 3, 1, 1), nn.ReLU, lambda: nn.AvgPool2d(2), features=48,
         ),
     ),
-    Architecture("attention", FLAT, Attention, opset=17),
+    Architecture("attention", FLAT, Attention, opset=17, epochs=120, reach=0.15),
 )  # fmt: skip
 
 

@@ -44,9 +44,8 @@ def train(architecture: Architecture, images: Tensor, labels: Tensor) -> nn.Modu
     module = architecture.make()
     shape = architecture.input_shape[1:]
     optimizer = torch.optim.Adam(module.parameters(), lr=4e-3, weight_decay=1e-5)
-    epochs = 60
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
-    for _ in range(epochs):
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, architecture.epochs)
+    for _ in range(architecture.epochs):
         order = torch.randperm(len(images))
         for batch in order.split(50):
             x, y = images[batch].reshape(-1, *shape), labels[batch]
@@ -96,15 +95,18 @@ def properties(architecture: Architecture, module: nn.Module, images: Tensor, la
     def robust(kind: str, version: str, i: int, share: float) -> Property:
         r, label = radius(i, share), int(labels[i])
         comment = f"digit {label}: is any image within {r} per pixel classified otherwise?"
-        return Property(f"{name}_{kind}", version, comment, [ball(images[i].numpy(), r)], other_class(label))
+        image = images[i].numpy()
+        box = ball(image, r)
+        return Property(f"{name}_{kind}", version, comment, [box], other_class(label), image=image, label=label)
 
     def targeted(kind: str, version: str, i: int, share: float) -> Property:
         label = int(labels[i])
         target = int(scores[i].argsort(descending=True)[1])
         r = radius(i, share, target)
         comment = f"digit {label}: does any image within {r} per pixel score higher as {target}?"
-        clause = [[({label: 1.0, target: -1.0}, 0.0)]]
-        return Property(f"{name}_{kind}", version, comment, [ball(images[i].numpy(), r)], clause, strict=True)
+        clause, image = [[({label: 1.0, target: -1.0}, 0.0)]], images[i].numpy()
+        box = ball(image, r)
+        return Property(f"{name}_{kind}", version, comment, [box], clause, strict=True, image=image, label=label)
 
     def with_rows(kind: str, version: str, i: int, share: float) -> Property:
         r, label, image = radius(i, share), int(labels[i]), images[i].numpy()
@@ -117,12 +119,12 @@ def properties(architecture: Architecture, module: nn.Module, images: Tensor, la
         return Property(f"{name}_{kind}", version, comment, [ball(image, r)], other_class(label), rows)
 
     i = [int(k) for k in chosen[:8]]
-    yield robust("small", "1.0", i[0], 0.3)
-    yield robust("medium", "2.0", i[1], 0.5)
-    yield robust("large", "1.0", i[2], 1.3)
-    yield targeted("targeted", "2.0", i[3], 0.5)
-    yield targeted("targeted_large", "1.0", i[4], 1.3)
-    yield with_rows("rows", "2.0", i[5], 0.6)
+    yield robust("small", "1.0", i[0], 0.3 * architecture.reach)
+    yield robust("medium", "2.0", i[1], 0.5 * architecture.reach)
+    yield robust("large", "1.0", i[2], 1.5)
+    yield targeted("targeted", "2.0", i[3], 0.5 * architecture.reach)
+    yield targeted("targeted_large", "1.0", i[4], 1.5)
+    yield with_rows("rows", "2.0", i[5], 0.6 * architecture.reach)
     if name == "fc":
         yield from _special(images, labels, i, radius)
 
@@ -204,6 +206,7 @@ def main() -> None:
     images, labels = digits()
     test_images, test_labels = images[TRAINING_IMAGES:], labels[TRAINING_IMAGES:]
     instances: list[tuple[str, str]] = []
+    originals: dict[str, dict] = {}
     for architecture in ARCHITECTURES:
         module = train(architecture, images[:TRAINING_IMAGES], labels[:TRAINING_IMAGES])
         onnx_name = f"onnx/{architecture.name}.onnx"
@@ -217,6 +220,8 @@ def main() -> None:
             spec_name = f"vnnlib/{prop.name}.vnnlib"
             (out / spec_name).write_text(text(prop, architecture.input_shape))
             instances.append((onnx_name, spec_name))
+            if prop.image is not None:
+                originals[prop.name] = {"label": prop.label, "x": prop.image.tolist()}
             print(f"  {prop.name}: {prop.comment}", flush=True)
         if architecture.name == "fc":
             save_coarse_copy(module, out / "onnx/fc_coarse.onnx")
@@ -225,6 +230,8 @@ def main() -> None:
                 (out / f"vnnlib/fc_{kind}.vnnlib").write_text(query)
                 pair = '[("f", "onnx/fc.onnx"), ("g", "onnx/fc_coarse.onnx")]'
                 instances.append((pair, f"vnnlib/fc_{kind}.vnnlib"))
+    entries = [f" {json.dumps(name)}: {json.dumps(entry)}" for name, entry in originals.items()]
+    (out / "originals.json").write_text("{\n" + ",\n".join(entries) + "\n}\n")
     write_instances(out, instances)
 
 

@@ -24,6 +24,7 @@ class Property:
             (coefficients by output, limit): sum(coefficient * y) <= limit.
         input_rows: rows over the inputs that hold as well.
         strict: the clauses' rows use `<`.
+        image, label: what the property is about, for reports.
     """
 
     name: str
@@ -33,6 +34,8 @@ class Property:
     clauses: Sequence[Sequence[tuple[dict[int, float], float]]]
     input_rows: Sequence[tuple[dict[int, float], float]] = ()
     strict: bool = False
+    image: np.ndarray | None = None
+    label: int = -1
 
 
 def decimal(value: float) -> str:

@@ -12,6 +12,10 @@
 
 namespace verifier {
 
+namespace {
+constexpr double kWorthSharing = 5e4;  // weights from which waking a thread for a part of one box pays
+}
+
 template <typename T>
 AlignedArray<T>::AlignedArray(int64_t size) : size_(size) {
     if (size == 0) return;
@@ -93,7 +97,7 @@ void Network<T>::store_map(const MapSpec& map, Stage<T>& stage, Storage& storage
         ++row_terms[row];
         ++column_terms[column];
     }
-    Term<T> term{map.source, map.kind, map.rows, map.cols, nullptr, nullptr, nullptr, nullptr, nullptr, 0};
+    Term<T> term{map.source, map.kind, map.rows, map.cols, nullptr, nullptr, nullptr, {}, {}, 0};
     term.column_terms = *std::max_element(column_terms.begin(), column_terms.end());
     stage.row_terms += static_cast<double>(*std::max_element(row_terms.begin(), row_terms.end()));
     stage.row_magnitude += 1.01 * *std::max_element(row_size.begin(), row_size.end());
@@ -106,14 +110,36 @@ void Network<T>::store_map(const MapSpec& map, Stage<T>& stage, Storage& storage
         term.forward = forward.get();
         storage.arrays.push_back(std::move(backward));
         storage.arrays.push_back(std::move(forward));
-    } else {
+    } else if (map.kind == MapKind::kDiagonal) {
         term.values = values.get();
         storage.arrays.push_back(std::move(values));
+    } else {
+        plan_.sparse = true;
         storage.indices.push_back({map.row_start, map.columns});
-        term.row_start = storage.indices.back().row_start.data();
-        term.columns = storage.indices.back().columns.data();
+        term.by_row = {storage.indices.back().start.data(), storage.indices.back().index.data(), values.get()};
+        term.by_column = transpose(term.by_row, map.rows, map.cols, storage);
+        storage.arrays.push_back(std::move(values));
     }
     storage.terms.push_back(term);
+}
+
+template <typename T>
+Nonzeros<T> Network<T>::transpose(const Nonzeros<T>& matrix, int64_t rows, int64_t cols, Storage& storage) {
+    const int64_t count = matrix.start[rows];
+    typename Storage::Indices indices{std::vector<int64_t>(cols + 1, 0), std::vector<int32_t>(count)};
+    for (int64_t k = 0; k < count; ++k) ++indices.start[matrix.index[k] + 1];
+    for (int64_t j = 0; j < cols; ++j) indices.start[j + 1] += indices.start[j];
+    std::vector<int64_t> next(indices.start.begin(), indices.start.end() - 1);
+    AlignedArray<T> values(count);
+    for (int64_t i = 0; i < rows; ++i)
+        for (int64_t k = matrix.start[i]; k < matrix.start[i + 1]; ++k) {
+            const int64_t to = next[matrix.index[k]]++;
+            indices.index[to] = static_cast<int32_t>(i);
+            values.get()[to] = matrix.values[k];
+        }
+    storage.indices.push_back(std::move(indices));
+    storage.arrays.push_back(std::move(values));
+    return {storage.indices.back().start.data(), storage.indices.back().index.data(), storage.arrays.back().get()};
 }
 
 template <typename T>
@@ -230,11 +256,17 @@ void Network<T>::finish(int forms) {
 }
 
 template <typename T>
-typename Network<T>::Scratch& Network<T>::scratch(int thread, bool points) {
+typename Network<T>::Scratch& Network<T>::scratch(int thread, bool points, int row_threads) {
     while (static_cast<int>(scratch_.size()) <= thread) scratch_.push_back(nullptr);
     if (!scratch_[thread]) scratch_[thread] = std::make_unique<Scratch>(plan_);
-    if (points) scratch_[thread]->add_points(plan_);
-    return *scratch_[thread];
+    Scratch& found = *scratch_[thread];
+    if (points) found.add_points(plan_);
+    found.add_rows(plan_, row_threads);
+    found.work.row_threads = row_threads;
+    found.work.share = [](int64_t items, int threads, Task task, void* context) {
+        parallel_for(items, threads, [&](int number, int64_t item) { task(context, number, item); });
+    };
+    return found;
 }
 
 template <typename T>
@@ -242,9 +274,10 @@ void Network<T>::bound_boxes(const double* lower, const double* upper, int64_t b
                              int64_t row_count, bool refine, int threads, const BoxResult& result) {
     std::lock_guard<std::mutex> guard(busy_);
     const int64_t n = inputs();
-    threads = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, boxes)));
-    for (int thread = 0; thread < threads; ++thread) scratch(thread, false);
-    parallel_for(boxes, threads, [&](int thread, int64_t b) {
+    const bool share_rows = boxes < threads && forward_cost() > kWorthSharing;
+    const int box_threads = share_rows ? 1 : static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, boxes)));
+    for (int thread = 0; thread < box_threads; ++thread) scratch(thread, false, share_rows ? threads : 1);
+    parallel_for(boxes, box_threads, [&](int thread, int64_t b) {
         const BoxQuery query{lower + b * n, upper + b * n, rows, row_count, refine};
         const BoxResult one{result.lower + b * row_count,
                             result.coeffs ? result.coeffs + b * row_count * n : nullptr,

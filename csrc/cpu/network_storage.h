@@ -11,8 +11,8 @@ namespace verifier {
 template <typename T>
 struct Network<T>::Storage {
     struct Indices {
-        std::vector<int64_t> row_start;
-        std::vector<int32_t> columns;
+        std::vector<int64_t> start;
+        std::vector<int32_t> index;
     };
     std::vector<Term<T>> terms;
     std::vector<AlignedArray<T>> arrays;
@@ -27,14 +27,21 @@ struct Network<T>::Scratch {
     std::vector<StageState<T>> states;
     std::vector<AlignedArray<T>> arrays;
     std::vector<AlignedArray<int32_t>> lists;
-    AlignedArray<double> offsets, values;
-    std::vector<T*> buffers, point_rows, point_grads;
-    std::vector<int> free_buffers, owner;
+    std::list<AlignedArray<double>> doubles;
+    std::list<std::vector<T*>> pointers;
+    std::list<std::vector<int>> numbers;
+    std::vector<RowScratch<T>> rows;
+    std::vector<T*> point_rows, point_grads;
 
     explicit Scratch(const Plan<T>& plan);
+    void add_rows(const Plan<T>& plan, int threads);
     void add_points(const Plan<T>& plan);
 
   private:
+    double* wide(int64_t size) {
+        doubles.emplace_back(size);
+        return doubles.back().get();
+    }
     T* array(int64_t size) {
         arrays.emplace_back(size);
         return arrays.back().get();
@@ -46,8 +53,7 @@ struct Network<T>::Scratch {
 };
 
 template <typename T>
-Network<T>::Scratch::Scratch(const Plan<T>& plan)
-    : offsets(plan.row_block * kMostLanes), values(std::max(plan.row_block, plan.stages[0].stride)) {
+Network<T>::Scratch::Scratch(const Plan<T>& plan) {
     const FormRows rows(plan.forms, plan.stages[0].size);
     int32_t* every = list(plan.longest_stride);
     for (int64_t i = 0; i < plan.longest_stride; ++i) every[i] = static_cast<int32_t>(i);
@@ -65,21 +71,44 @@ Network<T>::Scratch::Scratch(const Plan<T>& plan)
         state.alive_count = plan.stages[s].size;
         states.push_back(state);
     }
-    for (int b = 0; b < plan.buffer_count; ++b) {
-        buffers.push_back(array(plan.row_block * plan.longest_stride));
-        free_buffers.push_back(b);
-    }
-    owner.assign(plan.count, -1);
     work.stages = states.data();
-    work.buffers = buffers.data();
-    work.free_buffers = free_buffers.data();
-    work.owner = owner.data();
-    work.free_count = plan.buffer_count;
-    work.offsets = offsets.get();
-    work.losses = array(plan.row_block * kMostLanes);
-    work.values = values.get();
     work.open = list(plan.longest_stride + 1);
     work.every = every;
+    if (plan.sparse) {
+        const int64_t wide_rows = (std::max(rows.half_rows, kPointBlock) + kMostLanes) / kMostLanes * kMostLanes;
+        work.across = array(plan.longest_stride * wide_rows);
+        work.across_out = array(plan.longest_stride * wide_rows);
+    }
+    add_rows(plan, 1);
+}
+
+// Row scratch for `threads` threads that share one box.
+template <typename T>
+void Network<T>::Scratch::add_rows(const Plan<T>& plan, int threads) {
+    while (static_cast<int>(rows.size()) < threads) {
+        RowScratch<T> one{};
+        pointers.emplace_back();
+        numbers.emplace_back();
+        for (int b = 0; b < plan.buffer_count; ++b) {
+            pointers.back().push_back(array(plan.row_block * plan.longest_stride));
+            numbers.back().push_back(b);
+        }
+        one.buffers = pointers.back().data();
+        one.free_buffers = numbers.back().data();
+        one.free_count = plan.buffer_count;
+        numbers.emplace_back(plan.count, -1);
+        one.owner = numbers.back().data();
+        one.offsets = wide(plan.row_block * kMostLanes);
+        one.losses = array(plan.row_block * kMostLanes);
+        one.values = wide(plan.row_block);
+        one.form = wide(plan.stages[0].stride);
+        if (plan.sparse) {
+            one.across = array(plan.longest_stride * plan.row_block);
+            one.across_out = array(plan.longest_stride * plan.row_block);
+        }
+        rows.push_back(one);
+    }
+    work.rows = rows.data();
 }
 
 template <typename T>

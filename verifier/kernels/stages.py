@@ -26,7 +26,9 @@ LINEAR = {
     "Input", "Constant", "Dense", "Conv", "Scale", "Add", "Sub", "Reshape", "Transpose", "Select", "Concat",
     "ReduceSum", "BlockDense",
 }  # fmt: skip
-ACTIVATIONS = {"Relu": "relu", "LeakyRelu": "leaky_relu"}
+ACTIVATIONS = {"Relu": "relu", "LeakyRelu": "leaky_relu", "Sigmoid": "sigmoid", "Tanh": "tanh"}
+#: Absolute error of the deployed sigmoid and tanh in unit round-offs, as in ops/sshaped.py.
+_CURVED_ERROR = {"Sigmoid": 18.0, "Tanh": 32.0}
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,8 @@ class Stager:
             stage.alpha = float(node.attrs["alpha"])
             if self.rounded:  # alpha itself may be rounded to the program's type, then the product
                 stage.activation_error = 3 * _UNIT[self.graph.dtype] * stage.alpha
+        if node.op in _CURVED_ERROR and self.rounded:
+            stage.activation_error = _CURVED_ERROR[node.op] * _UNIT[self.graph.dtype] + 8 * _TINY[self.graph.dtype]
         self.stage_of[node.name] = source
 
     def _linear(self, node: Node) -> StagePlan:

@@ -47,7 +47,9 @@ class _Bent(Elementwise):
         if isinstance(alpha, float) and abs(alpha) == 1.0:
             value = torch.where(x < 0, alpha * x, x)
             return value, value
-        low, high = enclose(alpha * x, x.abs() * error)
+        # 0 * -inf is 0 here; a NaN x takes the other branch
+        left = torch.nan_to_num(alpha * x, nan=0.0, posinf=torch.inf, neginf=-torch.inf)
+        low, high = enclose(left, x.abs().clamp(max=torch.finfo(x.dtype).max) * error)
         return torch.where(x < 0, low, x), torch.where(x < 0, high, x)
 
     def lines(
@@ -87,18 +89,18 @@ class _Bent(Elementwise):
                 torch.where(convex, chord, rays[1]),
                 torch.where(convex, above, zero),
             )
-        endless = torch.isinf(right - left) & (left < 0) & (right > 0) | torch.isinf(lower) & (right > 0)
+        pad = left.abs() * (2 * error) + tiny(lower) if isinstance(error, Tensor) or error else zero
+        endless = torch.isinf(lower) & (right > 0) | torch.isinf(right)
         if bool(endless.any()):
             low, high = self.interval(lower, upper, node)
+            positive = lower >= 0
+            slope, pad = positive.to(lower.dtype), torch.where(endless, 0.0, pad)
             lines = Lines(
-                torch.where(endless, 0.0, lines.slope_lower),
-                torch.where(endless, low, lines.offset_lower),
-                torch.where(endless, 0.0, lines.slope_upper),
-                torch.where(endless, high, lines.offset_upper),
+                torch.where(endless, slope, lines.slope_lower),
+                torch.where(endless, torch.where(positive, 0.0, low), lines.offset_lower),
+                torch.where(endless, slope, lines.slope_upper),
+                torch.where(endless, torch.where(positive, 0.0, high), lines.offset_upper),
             )
-        if isinstance(error, float) and error == 0.0:
-            return lines
-        pad = left.abs() * error * 2 + tiny(lower)
         return Lines(lines.slope_lower, lines.offset_lower - pad, lines.slope_upper, lines.offset_upper + pad)
 
     def start(self, lower: Tensor, upper: Tensor, node: Node) -> tuple[Tensor, Tensor]:

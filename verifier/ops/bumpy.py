@@ -157,7 +157,7 @@ class HardSwish(Curve):
     def errors(self, x: Tensor, value: Tensor, slope: Tensor, node: Node) -> tuple[Tensor, Tensor]:
         """A few roundings, none outside the parabola."""
         curved = (x.abs() < 3).to(x.dtype)
-        return value.abs() * curved * (8 * unit(x)), (slope.abs() + 1) * (8 * unit(x))
+        return value.abs().clamp(max=3.0) * curved * (8 * unit(x)), (slope.abs() + 1) * (8 * unit(x))
 
     def shape(self, node: Node, like: Tensor) -> Shape:
         return Shape((-3.0, 3.0), (Straight(0.0, 0.0), 1, Straight(1.0, 0.0)))

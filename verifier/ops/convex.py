@@ -40,7 +40,7 @@ class Exp(Curve):
         return _CONVEX
 
     def touch(self, slope: Tensor, piece: int, node: Node) -> Tensor:
-        return torch.log(slope)
+        return torch.log(slope.clamp(min=0.0))
 
 
 class Log(Curve):
@@ -59,7 +59,7 @@ class Log(Curve):
         return _CONCAVE
 
     def touch(self, slope: Tensor, piece: int, node: Node) -> Tensor:
-        return 1 / slope
+        return 1 / slope.clamp(min=0.0)
 
     def domain(self, lower: Tensor, upper: Tensor, node: Node) -> Tensor:
         return lower >= 0
@@ -83,7 +83,7 @@ class Sqrt(Curve):
         return _CONCAVE_FROM_0
 
     def touch(self, slope: Tensor, piece: int, node: Node) -> Tensor:
-        return (0.5 / slope) ** 2
+        return (0.5 / slope.clamp(min=0.0)) ** 2
 
     def domain(self, lower: Tensor, upper: Tensor, node: Node) -> Tensor:
         return lower >= 0
@@ -105,7 +105,7 @@ class Reciprocal(Curve):
         return _BY_SIDE
 
     def touch(self, slope: Tensor, piece: int, node: Node) -> Tensor:
-        distance = torch.rsqrt(-slope)
+        distance = torch.rsqrt((-slope).clamp(min=0.0))
         return -distance if piece == 0 else distance
 
     def domain(self, lower: Tensor, upper: Tensor, node: Node) -> Tensor:
@@ -129,6 +129,7 @@ class Softplus(Curve):
         return _CONVEX
 
     def touch(self, slope: Tensor, piece: int, node: Node) -> Tensor:
+        slope = slope.clamp(0.0, 1.0)
         return torch.log(slope / (1 - slope))
 
 
@@ -159,17 +160,21 @@ class Pow(Curve):
         if exponent in (0.0, 1.0):
             return Shape((), (Straight(exponent, 1.0 - exponent),))
         right = 1 if exponent * (exponent - 1) > 0 else -1
-        if exponent % 2 == 1:
-            return Shape((0.0,), (-right, right), odd=True)
+        if exponent == int(exponent) and (exponent < 0 or exponent % 2 == 1):
+            left = right if exponent % 2 == 0 else -right
+            return Shape((0.0,), (left, right), odd=exponent > 0)
         return Shape((), (right,), vertical=0 < exponent < 1)
 
     def touch(self, slope: Tensor, piece: int, node: Node) -> Tensor:
         exponent, _ = number(node, "exponent", slope)
         power = slope / exponent  # x ** (exponent - 1)
-        distance = torch.pow(power.abs(), 1 / (exponent - 1))
-        if exponent % 2 == 1:
-            return -distance if piece == 0 else distance
-        return torch.where(power < 0, -distance, distance)
+        if exponent > 0 and exponent % 2 == 0:
+            return power.sign() * torch.pow(power.abs(), 1 / (exponent - 1))
+        left = piece == 0 and exponent == int(exponent)
+        if left and exponent % 2 == 0:
+            power = -power
+        distance = torch.pow(power.clamp(min=0.0), 1 / (exponent - 1))
+        return -distance if left else distance
 
     def turns(self, node: Node) -> tuple[float, ...]:
         exponent = float(node.attrs["exponent"])

@@ -52,7 +52,7 @@ class Curve(Elementwise):
 
     @abstractmethod
     def touch(self, slope: Tensor, piece: int, node: Node) -> Tensor:
-        """About the x on curved piece `piece` with f'(x) = slope; anything where there is none."""
+        """About the x on curved piece `piece` with f'(x) = slope; beyond its end where slopes never get there."""
 
     def errors(self, x: Tensor, value: Tensor, slope: Tensor, node: Node) -> tuple[Tensor, Tensor]:
         """At least the errors of what `curve` returned; underflow is allowed for by the caller."""

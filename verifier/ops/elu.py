@@ -68,7 +68,7 @@ class _ExponentialLinear(Curve):
 
     def touch(self, slope: Tensor, piece: int, node: Node) -> Tensor:
         form = self.form(node, slope)
-        return form.width * torch.log(slope * (form.width / form.outer))
+        return form.width * torch.log((slope * (form.width / form.outer)).clamp(min=0.0))
 
     def allowance(self, node: Node) -> tuple[float, float]:
         """Deployed as exp(x) - 1, whose cancellation costs u * |outer|; measured: 4, |outer|."""

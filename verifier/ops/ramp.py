@@ -78,7 +78,8 @@ class HardSigmoid(Curve):
         """Rounding of alpha*x + beta and of the kinks' places; none where the level is surely cut off."""
         alpha, error_alpha = number(node, "alpha", x)
         beta, error_beta = number(node, "beta", x)
-        ramp = alpha * x if alpha else torch.zeros_like(x)
+        x = x.clamp(-1e30, 1e30)  # cut off long before; keeps inf - inf away
+        ramp = alpha * x
         error = (
             (ramp.abs() + (abs(beta) + 1)) * (16 * unit(x))
             + (x.abs() * error_alpha if error_alpha else 0.0)

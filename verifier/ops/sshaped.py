@@ -29,12 +29,12 @@ class _SShaped(Curve):
         return Shape((0.0,), (1, -1), reach=self.tail, odd=True)
 
     def touch(self, slope: Tensor, piece: int, node: Node) -> Tensor:
-        distance = self.distance(slope)
+        distance = self.distance(slope.clamp(min=0.0))
         return -distance if piece == 0 else distance
 
     @abstractmethod
     def distance(self, slope: Tensor) -> Tensor:
-        """About the x >= 0 with f'(x) = slope."""
+        """About the x >= 0 with f'(x) = slope; inf for slope 0, at most 0 for slopes that are too large."""
 
 
 class Sigmoid(_SShaped):

@@ -200,7 +200,7 @@ class Sign(_Single):
     """-1, 0 or 1."""
 
     def value(self, x: Tensor, node: Node) -> Tensor:
-        return torch.sign(x)
+        return torch.where(torch.isnan(x), x, torch.sign(x))
 
     def place(self, node: Node, like: Tensor) -> tuple[Tensor, Tensor]:
         zero = torch.zeros((), dtype=like.dtype, device=like.device)

@@ -18,12 +18,12 @@ static void give_up(const BoxQuery& query, const BoxResult& result, int64_t inpu
 
 // Places rows of the query on the outputs; what the cast to T changes is charged.
 template <typename T>
-static void place_rows(const Plan<T>& plan, Workspace<T>& work, const double* rows, int64_t count) {
-    const int top = plan.count - 1;
-    const Stage<T>& stage = plan.stages[top];
-    const StageState<T>& state = work.stages[top];
-    T* out = work.buffers[acquire(work, top)];
-    clear_lanes(work, count);
+static void place_rows(Sweep<T>& at, const double* rows, int64_t count) {
+    const int top = at.plan.count - 1;
+    const Stage<T>& stage = at.plan.stages[top];
+    const StageState<T>& state = at.stages[top];
+    T* out = at.acquire(top);
+    clear_lanes(at.work, count);
     memset(out, 0, count * stage.stride * sizeof(T));
     for (int64_t r = 0; r < count; ++r) {
         double cast = 0;
@@ -34,7 +34,7 @@ static void place_rows(const Plan<T>& plan, Workspace<T>& work, const double* ro
             out[r * stage.stride + i] = stored;
             cast += std::fabs(exact - stored) * (low > high ? low : high);
         }
-        work.losses[r * Lanes<T>::kCount] = as_charge<T>(cast);
+        at.work.losses[r * Lanes<T>::kCount] = as_charge<T>(cast);
     }
 }
 
@@ -51,16 +51,14 @@ static double lowest(const double* coeffs, double offset, const double* lower, c
 
 // Reads the rows waiting at the inputs as linear forms, writes them and their minimum.
 template <typename T>
-static void read_forms(Context<T>& at, const BoxQuery& query, const BoxResult& result, int64_t begin, int64_t count,
-                       double* scratch) {
-    Workspace<T>& work = at.work;
+static void read_forms(Sweep<T>& at, const BoxQuery& query, const BoxResult& result, int64_t begin, int64_t count) {
     const Stage<T>& input = at.plan.stages[0];
     const int64_t n = input.size;
     for (int64_t r = 0; r < count; ++r) {
-        const T* row = work.owner[0] >= 0 ? work.buffers[work.owner[0]] + r * input.stride : nullptr;
-        double* coeffs = result.coeffs ? result.coeffs + (begin + r) * n : scratch;
+        const T* row = at.waiting(0) ? at.waiting(0) + r * input.stride : nullptr;
+        double* coeffs = result.coeffs ? result.coeffs + (begin + r) * n : at.work.form;
         for (int64_t i = 0; i < n; ++i) coeffs[i] = row ? static_cast<double>(row[i]) : 0.0;
-        double offset = settled_offset(at.plan, work, at.plan.count - 1, r);
+        double offset = settled_offset(at, at.plan.count - 1, r);
         double low = lowest(coeffs, offset, query.lower, query.upper, n);
         if (!(std::fabs(low) <= Precision<T>::kHuge)) {
             low = offset = -HUGE_VAL;
@@ -69,7 +67,26 @@ static void read_forms(Context<T>& at, const BoxQuery& query, const BoxResult& r
         result.lower[begin + r] = low;
         if (result.coeffs) result.offset[begin + r] = offset;
     }
-    if (work.owner[0] >= 0) release(work, 0);
+    if (at.waiting(0)) at.release(0);
+}
+
+template <typename T>
+struct RowsAsked {
+    Context<T>& at;
+    const BoxQuery& query;
+    const BoxResult& result;
+};
+
+template <typename T>
+static void bound_rows(void* context, int thread, int64_t item) {
+    const RowsAsked<T>& job = *static_cast<RowsAsked<T>*>(context);
+    const Plan<T>& plan = job.at.plan;
+    const int64_t begin = item * plan.row_block, left = job.query.row_count - begin;
+    const int64_t count = left < plan.row_block ? left : plan.row_block;
+    Sweep<T> sweep{plan, job.at.work.stages, job.at.work.rows[thread]};
+    place_rows(sweep, job.query.rows + begin * plan.stages[plan.count - 1].size, count);
+    sweep_rows(sweep, plan.count - 1, count);
+    read_forms(sweep, job.query, job.result, begin, count);
 }
 
 // Summed input coefficients of the last hidden layer's lower and upper forms, per unit of x.
@@ -107,12 +124,8 @@ static void bound_box(const Plan<T>& plan, Workspace<T>& work, const BoxQuery& q
         relax_stage(at, s);
     }
     if (at.failed) return give_up<T>(query, result, n);
-    for (int64_t begin = 0; begin < query.row_count; begin += plan.row_block) {
-        const int64_t left = query.row_count - begin, count = left < plan.row_block ? left : plan.row_block;
-        place_rows(plan, work, query.rows + begin * plan.stages[plan.count - 1].size, count);
-        sweep_rows(plan, work, plan.count - 1, count);
-        read_forms(at, query, result, begin, count, work.values);
-    }
+    RowsAsked<T> job{at, query, result};
+    share_blocks(work, blocks_of(query.row_count, plan.row_block), bound_rows<T>, &job);
     read_sensitivity(at, query, result);
 }
 

@@ -136,6 +136,7 @@ static void forward_stage(Context<T>& at, int index) {
         memset(state.half, 0, at.rows.half_rows * stage.stride * sizeof(T));
     }
     state.deployed_tiny = stage.deployed_tiny;
+    const Across<T> across{at.work.across, at.work.across_out};
     for (int t = 0; t < stage.term_count; ++t) {
         const Term<T>& term = stage.terms[t];
         const StageState<T>& source = at.work.stages[term.source];
@@ -143,9 +144,9 @@ static void forward_stage(Context<T>& at, int index) {
         const int64_t stride = at.plan.stages[term.source].stride;
         const Alive alive{source.alive, source.alive_count};
         apply_forward<T, false>(term, {source.mid, stride, at.rows.mid_rows}, alive,
-                                {state.mid, stage.stride, at.rows.mid_rows}, t > 0);
+                                {state.mid, stage.stride, at.rows.mid_rows}, across, t > 0);
         apply_forward<T, true>(term, {source.half, stride, at.rows.half_rows}, alive,
-                               {state.half, stage.stride, at.rows.half_rows}, t > 0);
+                               {state.half, stage.stride, at.rows.half_rows}, across, t > 0);
     }
     bound_stage(at, index);
 }

@@ -8,7 +8,23 @@ namespace verifier::VERIFIER_ISA {
 
 template <typename T>
 static T activate(const Stage<T>& stage, T z) {
-    return stage.activation == Activation::kIdentity || z > 0 ? z : (z == z ? stage.alpha * z : z);
+    switch (stage.activation) {
+        case Activation::kIdentity: return z;
+        case Activation::kSigmoid: return T(0.5) + T(0.5) * static_cast<T>(std::tanh(T(0.5) * z));
+        case Activation::kTanh: return static_cast<T>(std::tanh(z));
+        default: return z > 0 ? z : (z == z ? stage.alpha * z : z);
+    }
+}
+
+// f'(z) from h = f(z).
+template <typename T>
+static T slope_at(const Stage<T>& stage, T h) {
+    switch (stage.activation) {
+        case Activation::kIdentity: return 1;
+        case Activation::kSigmoid: return h * (1 - h);
+        case Activation::kTanh: return 1 - h * h;
+        default: return h > 0 ? T(1) : stage.alpha;
+    }
 }
 
 // h of every stage for `count` points, stage s in work.buffers[s]; negative stages keep h = f(z).
@@ -25,7 +41,7 @@ static void forward_points(const Plan<T>& plan, Workspace<T>& work, const double
             const Term<T>& term = stage.terms[t];
             const int64_t stride = plan.stages[term.source].stride;
             apply_forward<T, false>(term, {work.point_rows[term.source], stride, count}, {work.every, term.cols},
-                                    {rows, stage.stride, count}, t > 0);
+                                    {rows, stage.stride, count}, {work.across, work.across_out}, t > 0);
         }
         for (int64_t r = 0; r < count; ++r) {
             T* z = rows + r * stage.stride;
@@ -60,12 +76,12 @@ static void gradient(const Plan<T>& plan, Workspace<T>& work, const double* poin
         T* grad = work.point_grads[s];
         const T* h = work.point_rows[s];
         for (int64_t k = 0; stage.activation != Activation::kIdentity && k < count * stage.stride; ++k)
-            grad[k] *= h[k] > 0 ? T(1) : stage.alpha;
+            grad[k] *= slope_at(stage, h[k]);
         for (int t = 0; t < stage.term_count; ++t) {
             const Term<T>& term = stage.terms[t];
             const int64_t stride = plan.stages[term.source].stride;
             apply_backward<T>(term, {grad, stage.stride, count}, {work.every, stage.size},
-                              {work.point_grads[term.source], stride, count}, true);
+                              {work.point_grads[term.source], stride, count}, {work.across, work.across_out}, true);
         }
     }
     for (int64_t r = 0; r < count; ++r)

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "forward.h"
+#include "verifier/lines.h"
 
 namespace verifier::VERIFIER_ISA {
 
@@ -41,6 +42,23 @@ VERIFIER_INLINE Lines<T> relax_leaky(Vec<T> l, Vec<T> u, Vec<T> alpha, Vec<T> de
         line.low = l >= zero ? l : (alpha * l - wrong) * up - tiny;
         line.high = u > zero ? u : (alpha * u + wrong);
         line.high += magnitude<T>(line.high) * (up - one) + (below > zero ? tiny : zero);
+    }
+    return line;
+}
+
+// Lines of a sigmoid or tanh, one lane after the other.
+template <typename T>
+static Lines<T> relax_curved(const Stage<T>& stage, Vec<T> l, Vec<T> u) {
+    const Function f = stage.activation == Activation::kSigmoid ? Function::kSigmoid : Function::kTanh;
+    Lines<T> line;
+    for (int lane = 0; lane < Lanes<T>::kCount; ++lane) {
+        const Enclosing<T> one = enclose<T>(f, l[lane], u[lane], 0, stage.activation_error, -1);
+        line.slope_lower[lane] = one.slope_lower;
+        line.offset_lower[lane] = one.offset_lower;
+        line.slope_upper[lane] = one.slope_upper;
+        line.offset_upper[lane] = one.offset_upper;
+        line.low[lane] = one.low;
+        line.high[lane] = one.high;
     }
     return line;
 }
@@ -150,6 +168,7 @@ static void relax_stage(Context<T>& at, int index) {
     const Stage<T>& stage = at.plan.stages[index];
     StageState<T>& state = at.work.stages[index];
     const bool linear = stage.activation == Activation::kIdentity;
+    const bool curved = stage.activation == Activation::kSigmoid || stage.activation == Activation::kTanh;
     const Vec<T> alpha = spread<T>(linear ? T(1) : stage.alpha);
     const Vec<T> deviation = spread<T>(linear ? T(0) : as_charge<T>(stage.activation_error));
     Vec<T> z_sum{}, h_sum{};
@@ -159,6 +178,8 @@ static void relax_stage(Context<T>& at, int index) {
         if (linear) {
             const Vec<T> zero{}, one = spread<T>(1);
             line = {one, zero, one, zero, l, u};
+        } else if (curved) {
+            line = relax_curved(stage, l, u);
         } else {
             line = relax_leaky<T>(l, u, alpha, deviation);
         }

@@ -71,6 +71,7 @@ class Network {
     bool uses_forms() const { return plan_.forms; }
 
     // Lower bounds of `rows` [S, N_out] over boxes [B, N_in], see BoxBounds. `coeffs` may be null.
+    // Threads share the boxes, or where there are few the rows of one box.
     void bound_boxes(const double* lower, const double* upper, int64_t boxes, const double* rows, int64_t row_count,
                      bool refine, int threads, const BoxResult& result);
     void evaluate(const double* points, int64_t count, int threads, double* out);
@@ -81,11 +82,12 @@ class Network {
     struct Scratch;
 
     void check_map(const MapSpec& map, const StageSpec& stage) const;
+    Nonzeros<T> transpose(const Nonzeros<T>& matrix, int64_t rows, int64_t cols, Storage& storage);
     void store_map(const MapSpec& map, Stage<T>& stage, Storage& storage);
     double forward_cost() const;
     double backward_cost() const;
     int count_buffers() const;
-    Scratch& scratch(int thread, bool points);
+    Scratch& scratch(int thread, bool points, int row_threads = 1);
 
     const Isa<T>& isa_;
     std::vector<Stage<T>> stages_;

@@ -8,10 +8,18 @@
 namespace verifier {
 
 enum class MapKind : int { kDense, kDiagonal, kSparse };
-enum class Activation : int { kIdentity, kRelu, kLeakyRelu };
+enum class Activation : int { kIdentity, kRelu, kLeakyRelu, kSigmoid, kTanh };
 
 // Leading dimension of every row of features: whole cache lines, zero padded.
 inline int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
+
+// A sparse matrix by row: start [rows + 1], then column and value of each nonzero.
+template <typename T>
+struct Nonzeros {
+    const int64_t* start;
+    const int32_t* index;
+    const T* values;
+};
 
 // One linear map from a source stage's h [cols] to this stage's z [rows].
 template <typename T>
@@ -21,9 +29,8 @@ struct Term {
     int64_t rows, cols;
     const T* backward;           // kDense: W packed in column panels, [rows] x [cols]
     const T* forward;            // kDense: W^T packed in column panels, [cols] x [rows]
-    const T* values;             // kDiagonal: [rows]; kSparse: nonzeros of W by row
-    const int64_t* row_start;    // kSparse: [rows + 1]
-    const int32_t* columns;      // kSparse: column of each nonzero
+    const T* values;             // kDiagonal: [rows]
+    Nonzeros<T> by_row, by_column;  // kSparse: W and its transpose
     int64_t column_terms;        // most nonzeros in a column of W: length of the sums of A W
 };
 
@@ -32,7 +39,7 @@ struct Stage {
     int64_t size, stride;         // N and its padded length
     Activation activation;
     T alpha;                      // slope below zero: 0 for kRelu, [0, 1] for kLeakyRelu
-    double activation_error;      // the deployed f differs from the stored one by <= activation_error |z|, z < 0
+    double activation_error;      // deployed f against f: <= activation_error |z| below zero (relu family), or absolute
     const Term<T>* terms;
     int term_count;
     const T* bias;                // [stride]
@@ -55,6 +62,7 @@ struct Plan {
     int64_t row_block;            // rows of one backward pass
     int64_t longest_stride;
     double loss_factor;           // makes up for the rounding of sums of losses
+    bool sparse;                  // some map is sparse
     int buffer_count;             // row buffers that can be in use at once
 };
 

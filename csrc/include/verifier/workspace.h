@@ -46,9 +46,9 @@ struct FormRows {
           scale(interval + 2), mid_rows(interval + 1), half_rows(interval + (forms ? 3 : 2)) {}
 };
 
+// Rows on their way down the network, one block at a time; one of these per thread.
 template <typename T>
-struct Workspace {
-    StageState<T>* stages;
+struct RowScratch {
     T** buffers;           // [buffer_count] of row_block * longest_stride
     int* free_buffers;     // stack of buffer numbers
     int* owner;            // [count] buffer of each stage's rows, or -1
@@ -56,6 +56,21 @@ struct Workspace {
     double* offsets;       // [row_block * kMostLanes] lanes of the rows' offsets
     T* losses;             // [row_block * kMostLanes] lanes of the rows' rounding losses
     double* values;        // [row_block] concretised rows
+    double* form;          // [inputs] coefficients of one row
+    T *across, *across_out;  // [longest_stride * row_block] rows as columns, for sparse maps
+};
+
+// Hands items of a loop to threads: task(context, thread, item).
+typedef void (*Task)(void* context, int thread, int64_t item);
+typedef void (*Share)(int64_t items, int threads, Task task, void* context);
+
+template <typename T>
+struct Workspace {
+    StageState<T>* stages;
+    RowScratch<T>* rows;   // [row_threads]
+    int row_threads;       // threads that share the row blocks of one box
+    Share share;
+    T *across, *across_out;  // as in RowScratch, for the forward pass and for points
     int32_t* open;         // [longest stage] neurons left unstable
     const int32_t* every;  // 0, 1, 2, ... up to the longest stage
     T** point_rows;        // [count] of kPointBlock * stride: h at points
