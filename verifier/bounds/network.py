@@ -80,11 +80,15 @@ class Network:
             found[name] = found[name] + shaped if name in found else shaped
         return found
 
-    def evaluate(self, flat: Tensor) -> Tensor:
-        """Outputs [B, N_out] at points [B, N_in], differentiable."""
+    def evaluate(self, flat: Tensor, *, surrogate: bool = False) -> Tensor:
+        """Outputs [B, N_out] at points [B, N_in], differentiable; `surrogate` gradients help attacks over jumps."""
         values = self.split_inputs(flat)
         for node in self.order:
-            values[node.name] = self.node_value(node, [values[i] for i in node.inputs])
+            inputs = [values[i] for i in node.inputs]
+            if surrogate and node.op in ELEMENTWISE:
+                values[node.name] = ELEMENTWISE[node.op].surrogate(inputs[0], node)
+            else:
+                values[node.name] = self.node_value(node, inputs)
         return self.join_outputs(values)
 
     def node_value(self, node: Node, inputs: list[Tensor]) -> Tensor:

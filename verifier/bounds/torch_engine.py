@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -20,6 +20,12 @@ from verifier.errors import DeviceError
 from verifier.graph.ir import Graph
 from verifier.ops.elementwise import ELEMENTWISE
 from verifier.outcome import Soundness
+
+
+def _without_final_softmax(graph: Graph) -> Graph:
+    """The graph with the inputs of softmax nodes as its outputs where the softmax is the last node."""
+    outputs = tuple(graph[o].inputs[0] if graph[o].op == "Softmax" else o for o in graph.outputs)
+    return graph if outputs == graph.outputs else replace(graph, outputs=outputs).pruned()
 
 
 class LazyPlanes(Mapping[str, Planes]):
@@ -83,6 +89,9 @@ class TorchEngine:
         self.soundness = soundness
         self.device = torch.device(device)
         self.network = Network(graph, dtype, self.device, soundness)
+        logits = _without_final_softmax(graph)
+        #: what attacks follow the gradient of
+        self.guide = self.network if logits is graph else Network(logits, dtype, self.device, soundness)
         self.dtype = dtype
         self.memory_bytes = memory_bytes
         self.deadline = deadline
@@ -103,13 +112,17 @@ class TorchEngine:
         return torch.cat(parts).double().cpu().numpy()
 
     def gradient(self, points: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Gradient [B, N_in] of weights[b] @ y(x) at points[b]."""
+        """Direction [B, N_in] in which weights[b] @ y(x) grows at points[b]: its gradient.
+
+        Jumps let a surrogate gradient through, and a final softmax is left out: it keeps the order of
+        its inputs, but its own gradient vanishes where it saturates.
+        """
         results = []
         step = self.point_batch()
         for x, w in zip(self.tensor(points).split(step), self.tensor(weights).split(step), strict=True):
             x = x.detach().requires_grad_(True)
             with torch.enable_grad():
-                (g,) = torch.autograd.grad((self.network.evaluate(x) * w).sum(), x)
+                (g,) = torch.autograd.grad((self.guide.evaluate(x, surrogate=True) * w).sum(), x)
             results.append(torch.nan_to_num(g, nan=0.0, posinf=0.0, neginf=0.0))
         return torch.cat(results).double().cpu().numpy()
 

@@ -149,6 +149,10 @@ class Elementwise(ABC):
         half = torch.full_like(lower, 0.5)
         return half, half
 
+    def surrogate(self, x: Tensor, node: Node) -> Tensor:
+        """f(x) with a gradient that an attack can follow; differs from f'(x) only where f' says nothing."""
+        return self.value(x, node)
+
     def split_point(self, lower: Tensor, upper: Tensor, node: Node) -> Tensor:
         """Where to cut [lower, upper] in two so that both halves are relaxed well."""
         return 0.5 * (lower + upper)

@@ -99,6 +99,10 @@ class _Staircase(Elementwise):
         upper = torch.where(single, (middle < stair.first).to(mean.dtype), several_u)
         return torch.where(stair.jumps, lower, 0.0), torch.where(stair.jumps, upper, 0.0)
 
+    def surrogate(self, x: Tensor, node: Node) -> Tensor:
+        """Straight through: the value of f, the gradient of the identity. Source: Bengio et al. 2013, arXiv:1308.3432."""
+        return self.value(x, node).detach() + (x - x.detach())
+
     def split_point(self, lower: Tensor, upper: Tensor, node: Node) -> Tensor:
         """The jump nearest to the middle: one jump less in either half, and none left of a single one."""
         stair = self._stair(lower, upper, node)
@@ -194,6 +198,12 @@ class _Single(_Staircase):
     def jumps(self, low: Tensor, high: Tensor, node: Node) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         earliest, latest = self.place(node, low)
         return earliest + torch.zeros_like(low), high, latest + torch.zeros_like(low), low
+
+    def surrogate(self, x: Tensor, node: Node) -> Tensor:
+        """As for stairs, but the gradient fades with the distance from the jump, in units of its mean."""
+        away = (x - self.place(node, x)[0]).detach()
+        width = away.flatten(1).abs().mean(1).clamp(min=1e-12).reshape(-1, *([1] * (x.ndim - 1)))
+        return self.value(x, node).detach() + (x - x.detach()) / (width * (1 + (away / width) ** 2))
 
 
 class Sign(_Single):
