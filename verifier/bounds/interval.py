@@ -138,27 +138,27 @@ def _linear(network: Network, node: Node, box: Enclosure) -> tuple[Tensor, Tenso
     deployed = gamma(terms + 1 + at.extra_roundings, network.deployed_unit) * (1 + 4 * network.own_unit)
     constant = rule.constant_magnitude(at)
 
-    def errors(sizes: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Rounding of the deployed program, and ours, where the inputs have these magnitudes."""
+    def magnitude(sizes: list[Tensor]) -> Tensor:
+        """Sum of |terms| where the inputs have these magnitudes, constants included."""
         total = rule.magnitude(at, sizes)
         if constant is not None:
             total = total + constant
         # Sums of magnitudes are themselves rounded: 1 + 2 gamma covers it.
-        total = (total * (1 + 2 * own) + (terms + 2) * network.tiny).broadcast_to(total.shape[0], *node.shape)
-        if node.op == "Constant" or not network.deployed_unit:
-            theirs = torch.zeros_like(total)
-        elif fixed is not None:
-            theirs = torch.full_like(total, float(fixed))
-        else:
-            theirs = deployed * total
-        return theirs, (3 * own) * total
+        return (total * (1 + 2 * own) + (terms + 2) * network.tiny).broadcast_to(total.shape[0], *node.shape)
 
-    theirs, ours = errors([torch.maximum(low.abs(), high.abs()) for low, high in zip(lows, highs, strict=True)])
+    def theirs(total: Tensor) -> Tensor:
+        """Rounding of the deployed program, whatever the order of its sums."""
+        if node.op == "Constant" or not network.deployed_unit:
+            return torch.zeros_like(total)
+        return torch.full_like(total, float(fixed)) if fixed is not None else deployed * total
+
     ends = rule.ends(at, lows, highs)
     if ends is not None:
-        low = _widen(network, *([rule.value(at, ends[0])] * 2), sum(errors([x.abs() for x in ends[0]])))[0]
-        high = _widen(network, *([rule.value(at, ends[1])] * 2), sum(errors([x.abs() for x in ends[1]])))[1]
-        return low, high, theirs + ours
+        size = magnitude([torch.maximum(low.abs(), high.abs()) for low, high in zip(lows, highs, strict=True)])
+        low_size, high_size = (magnitude([x.abs() for x in end]) for end in ends)
+        low = _widen(network, *([rule.value(at, ends[0])] * 2), theirs(low_size) + 3 * own * low_size)[0]
+        high = _widen(network, *([rule.value(at, ends[1])] * 2), theirs(high_size) + 3 * own * high_size)[1]
+        return low, high, theirs(size) + 3 * own * size
     centers, radii = [], []
     for low, high in zip(lows, highs, strict=True):
         finite = torch.isfinite(low) & torch.isfinite(high)
@@ -166,7 +166,31 @@ def _linear(network: Network, node: Node, box: Enclosure) -> tuple[Tensor, Tenso
         radius = torch.maximum(high - center, center - low) * (1 + 4 * network.own_unit) + network.tiny
         centers.append(center)
         radii.append(torch.where(low == high, torch.zeros_like(radius), radius))
+    size = magnitude([torch.maximum(low.abs(), high.abs()) for low, high in zip(lows, highs, strict=True)])
     middle = rule.value(at, centers)
-    reach = rule.magnitude(at, radii) * (1 + 2 * own) + theirs + ours
-    lower, upper = _widen(network, middle, middle, reach)
-    return lower, upper, theirs + ours
+    reach = rule.magnitude(at, radii) * (1 + 2 * own) + 3 * own * size
+    slack = theirs(size)
+    if network.deployed_unit and fixed is None and node.op != "Constant":
+        slack = torch.fmin(slack, _partial_sums(network, at.extra_roundings, terms, size, middle.abs() + reach, constant))
+    lower, upper = _widen(network, middle, middle, reach + slack)
+    return lower, upper, slack + 3 * own * size
+
+
+def _partial_sums(
+    network: Network, extra: int, terms: int, size: Tensor, reach: Tensor, constant: Tensor | None
+) -> Tensor:
+    """Rounding of a sum of products in any order, from the largest partial sum there can be.
+
+    A partial sum holds some of the terms, so it lies between minus the sum N of the negative ones and
+    the sum P of the positive ones, and max(P, N) = (|terms| + |result|) / 2: half of what the usual
+    bound gamma_n |terms| takes it for where terms cancel. Every term is rounded once as a product, and
+    once for each operation fused into it; second-order terms are below 4 n u of the whole.
+
+    Args:
+        size: sum of |terms|; reach: at least |result|; constant: magnitude of what is added at the end.
+    """
+    most = 0.5 * (size + reach)
+    if constant is not None:
+        most = most + constant
+    unit = network.deployed_unit
+    return ((2 + extra) * size + (terms + 1) * most) * (unit * (1 + 8 * (terms + 2 + extra) * unit))

@@ -21,6 +21,8 @@ from verifier.spec.query import Query
 FEW_INPUTS = 12
 #: Share of the time that looking for a counterexample may take before anything is proved.
 FALSIFY_SHARE = 0.15
+#: Loss to rounding, per reach of the box, above which the torch engine computes in float64.
+ROUNDING_SHARE = 0.02
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,13 @@ def decide(query: Query, settings: Settings, run: Run, confirm: Confirm, *, atta
     if not groups:
         return Conclusion(Verdict.UNSAT, StopReason.EMPTY_INPUT)
     soundness = Soundness.REAL_ARITHMETIC if problem.exact_real else settings.soundness_level
-    engine = make_engine(query, settings, soundness, run)
+    engine = make_engine(query, groups, settings, soundness, run)
     rng = np.random.default_rng(settings.seed)
     outcomes = [_decide_group(engine, group, settings, run, confirm, rng, attack_only) for group in groups]
     return _combine(outcomes, engine.name)
 
 
-def make_engine(query: Query, settings: Settings, soundness: Soundness, run: Run) -> BoxEngine:
+def make_engine(query: Query, groups: list[Group], settings: Settings, soundness: Soundness, run: Run) -> BoxEngine:
     """The native engine where it covers the graph, else the torch engine."""
     if settings.engine != "torch" and settings.device == "cpu":
         native = _native_engine(query, settings, soundness)
@@ -65,7 +67,15 @@ def make_engine(query: Query, settings: Settings, soundness: Soundness, run: Run
 
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
-        return TorchEngine(query.graph, device=settings.device, soundness=soundness, deadline=run.deadline)
+        engine = TorchEngine(query.graph, device=settings.device, soundness=soundness, deadline=run.deadline)
+        group = groups[0]
+        share = engine.rounding_share(group.lower[0], group.upper[0], group.rows.coeffs[:16])
+        if engine.dtype is torch.float32 and share > ROUNDING_SHARE:
+            run.say("engine", f"float64, because rounding in float32 would take {share:.2g} of the bounds' reach")
+            engine = TorchEngine(
+                query.graph, device=settings.device, soundness=soundness, deadline=run.deadline, dtype=torch.float64
+            )
+        return engine
 
 
 def _native_engine(query: Query, settings: Settings, soundness: Soundness) -> BoxEngine | None:
