@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -62,7 +63,7 @@ def falsify(
     return _analyse(networks, spec, settings or Settings(), progress, cancel, attack_only=True)
 
 
-def load(networks: Networks, spec: str | os.PathLike[str] | Query) -> tuple[Query, object]:
+def load(networks: Networks, spec: str | os.PathLike[str] | Query) -> tuple[Query, Any]:
     """The query, and the models to replay on (paths, or the Graph itself)."""
     from verifier.graph.load import load_network
     from verifier.spec.load import hidden_tensors, load_query

@@ -36,7 +36,10 @@ def verifier(capsys):
 
 def start(*words, **options):
     """Run a command line in a process of its own."""
-    command = [sys.executable, "-m", "verifier", *map(str, words)]
+    # A test run started in the background ignores Ctrl-C, and passes that on.
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "from verifier.cli.main import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, *map(str, words)]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
     return subprocess.Popen(command, **options)
 
@@ -238,7 +241,7 @@ def test_internal_errors_ask_for_a_report(verifier, small, monkeypatch):
 
 def test_the_watchdog_answers_when_the_analysis_does_not(tmp_path):
     code = (
-        "import sys, time, verifier.api, verifier.cli.main as m\n"
+        "import signal, sys, time, verifier.api, verifier.cli.main as m\n"
         "verifier.api.verify = lambda *a, **k: time.sleep(30)\n"
         "sys.exit(m.main(['verify', 'n', 's', '--timeout', '1']))\n"
     )
@@ -252,7 +255,7 @@ def test_the_watchdog_answers_when_the_analysis_does_not(tmp_path):
 def slow_code():
     """A program whose analysis waits until it is cancelled, then reports what it knows."""
     return (
-        "import sys, time, verifier.api, verifier.cli.main as m\n"
+        "import signal, sys, time, verifier.api, verifier.cli.main as m\n"
         "from verifier.outcome import *\n"
         "from verifier.report.model import Report\n"
         "def slow(network, spec, settings, cancel):\n"

@@ -136,7 +136,12 @@ class Elementwise(ABC):
 
     @abstractmethod
     def lines(
-        self, lower: Tensor, upper: Tensor, node: Node, free_lower: Tensor | None = None, free_upper: Tensor | None = None
+        self,
+        lower: Tensor,
+        upper: Tensor,
+        node: Node,
+        free_lower: Tensor | None = None,
+        free_upper: Tensor | None = None,
     ) -> Lines:
         """Linear enclosure on [lower, upper]; every choice of the free parameters in [0, 1] is sound.
 

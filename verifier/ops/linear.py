@@ -172,8 +172,11 @@ class ConvTranspose(Linear):
         x = _CONV[d](x, weight, None, tuple(a["strides"]), 0, tuple(a["dilations"]), a["groups"])
         return (x.reshape(-1, *at.input_shapes[0]),)
 
-    constant = Conv.constant
-    constant_magnitude = Conv.constant_magnitude
+    def constant(self, at: NodeTensors) -> Tensor:
+        return at["bias"].reshape(1, -1, *([1] * (len(at.shape) - 2)))
+
+    def constant_magnitude(self, at: NodeTensors) -> Tensor:
+        return at["bias_magnitude"].reshape(1, -1, *([1] * (len(at.shape) - 2)))
 
     def terms(self, at: NodeTensors) -> int:
         w = at.node.attrs["weight"].shape

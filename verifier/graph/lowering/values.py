@@ -38,7 +38,9 @@ class Ref:
         return int(np.prod(self.shape, dtype=np.int64))
 
 
-Value = np.ndarray | Ref
+#: `np.ndarray | Ref`. Which of the two follows from tests on several values at once (`is_constant`),
+#: from swapping operands, and from "a Ref in gives a Ref out": more than a type checker can follow.
+Value = Any
 
 # What a helper may consist of and a program would round.
 _ROUNDED = ("Scale", "Add", "Sub", "Mul")

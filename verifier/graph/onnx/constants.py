@@ -32,7 +32,7 @@ def _shape(t: Tracer, call: Call) -> Value:
 
 def _range(t: Tracer, call: Call) -> Value:
     start, limit, step = (t.constant(v, "a bound of Range").reshape(()) for v in call.inputs)
-    return np.arange(start, limit, step, dtype=start.dtype)
+    return np.arange(start.item(), limit.item(), step.item(), dtype=start.dtype)
 
 
 def _one_hot(t: Tracer, call: Call) -> Value:
@@ -47,7 +47,7 @@ def _eye_like(t: Tracer, call: Call) -> Value:
     x = call.inputs[0]
     code = call.attr("dtype")
     dtype = element_type(code, f"node '{t.stem}'") if code else str(x.dtype)
-    return np.eye(*x.shape, k=call.attr("k", 0), dtype=dtype)
+    return np.eye(x.shape[0], x.shape[1], call.attr("k", 0), dtype=np.dtype(dtype))
 
 
 def _non_zero(t: Tracer, call: Call) -> Value:
@@ -64,7 +64,7 @@ def _cum_sum(t: Tracer, call: Call) -> Value:
 
     order = [a for a in range(x.ndim) if a != axis % x.ndim] + [axis % x.ndim]
     summed = matmul(t, transpose(t, x, order), matrix.astype(str(x.dtype)))
-    return transpose(t, summed, np.argsort(order))
+    return transpose(t, summed, [int(i) for i in np.argsort(order)])
 
 
 def _cast(t: Tracer, call: Call) -> Value:

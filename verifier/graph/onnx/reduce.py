@@ -9,10 +9,10 @@ from verifier.graph.lowering.activation import unary
 from verifier.graph.lowering.arithmetic import mul
 from verifier.graph.lowering.layout import reshape
 from verifier.graph.lowering.values import Tracer, Value
-from verifier.graph.onnx.call import Call, Lowering
+from verifier.graph.onnx.call import Builder, Call, Lowering
 
 
-def _reduction(reduce: Lowering, before: str | None = None, after: str | None = None) -> Lowering:
+def _reduction(reduce: Builder, before: str | None = None, after: str | None = None) -> Lowering:
     """Lower after(reduce(before(x))); axes are an attribute or, in later opsets, an input."""
 
     def lower(t: Tracer, call: Call) -> Value:
