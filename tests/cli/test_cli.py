@@ -241,7 +241,7 @@ def test_internal_errors_ask_for_a_report(verifier, small, monkeypatch):
 
 def test_the_watchdog_answers_when_the_analysis_does_not(tmp_path):
     code = (
-        "import signal, sys, time, verifier.api, verifier.cli.main as m\n"
+        "import sys, time, verifier.api, verifier.cli.main as m\n"
         "verifier.api.verify = lambda *a, **k: time.sleep(30)\n"
         "sys.exit(m.main(['verify', 'n', 's', '--timeout', '1']))\n"
     )
@@ -255,7 +255,7 @@ def test_the_watchdog_answers_when_the_analysis_does_not(tmp_path):
 def slow_code():
     """A program whose analysis waits until it is cancelled, then reports what it knows."""
     return (
-        "import signal, sys, time, verifier.api, verifier.cli.main as m\n"
+        "import sys, time, verifier.api, verifier.cli.main as m\n"
         "from verifier.outcome import *\n"
         "from verifier.report.model import Report\n"
         "def slow(network, spec, settings, cancel):\n"
