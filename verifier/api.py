@@ -74,7 +74,7 @@ def load(networks: Networks, spec: str | os.PathLike[str] | Query) -> tuple[Quer
     from verifier.spec.load import hidden_tensors, load_query
 
     single = not isinstance(networks, Mapping)
-    named = {"f": networks} if single else dict(networks)
+    named: dict[str, Any] = dict(networks) if isinstance(networks, Mapping) else {"f": networks}
     hidden = {} if isinstance(spec, Query) else hidden_tensors(os.fspath(spec))
     if single:
         hidden = {"f": next(iter(hidden.values()), ())}
@@ -105,7 +105,7 @@ def _read(source: Network, hidden: tuple[str, ...], known: Graph | None) -> Grap
 
 
 def _is_onnx(source: Network) -> bool:
-    return isinstance(source, (str, os.PathLike)) and ".onnx" in Path(os.fspath(source)).name
+    return isinstance(source, (str, os.PathLike)) and ".onnx" in Path(source).name
 
 
 def _analyse(
@@ -124,7 +124,8 @@ def _analyse(
     with run.stage("load"):
         query, models = load(networks, spec)
     confirm = _Confirmer(query, models)
-    run.say("load", f"{len(query.graph.nodes)} nodes, {query.graph.input_size} inputs, {len(query.problem.cases)} cases")
+    graph, cases = query.graph, query.problem.cases
+    run.say("load", f"{len(graph.nodes)} nodes, {graph.input_size} inputs, {len(cases)} cases")
     conclusion = decide(query, settings, run, confirm, attack_only=attack_only)
     return _report(query, settings, run, conclusion, "" if isinstance(spec, Query) else os.fspath(spec))
 

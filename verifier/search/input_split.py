@@ -83,8 +83,8 @@ def split_inputs(engine: BoxEngine, group: Group, falsifier: Falsifier, run: Run
             return SplitResult(None, len(pool), exhausted)
         lower, upper, owner = pool.take(batch)
         if group.inputs is not None:
-            lower, upper, alive = shrink(group.inputs, lower, upper)
-            lower, upper, owner = lower[alive], upper[alive], owner[alive]
+            lower, upper, kept = shrink(group.inputs, lower, upper)
+            lower, upper, owner = lower[kept], upper[kept], owner[kept]
             if not len(owner):
                 continue
         bounds = engine.bound_boxes(lower, upper, group.rows.coeffs)
@@ -161,7 +161,7 @@ def clip(
         here = (~proved[:, clause] & np.all(low <= high, axis=1))[:, None]
         new_low = np.where(here, np.minimum(new_low, low), new_low)
         new_high = np.where(here, np.maximum(new_high, high), new_high)
-    alive = np.all(new_low <= new_high, axis=1)
+    alive = (new_low <= new_high).all(axis=1)
     return new_low, new_high, alive
 
 
