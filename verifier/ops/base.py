@@ -105,6 +105,10 @@ class Linear(ABC):
         """
         return None
 
+    def keeps_sign(self, at: NodeTensors) -> bool:
+        """True when inputs >= 0 give y >= 0 in floating point, too: sums and products of such numbers."""
+        return False
+
     def terms(self, at: NodeTensors) -> int:
         """Most numbers summed for one result, in `value` or in `transpose`; 0 when data only moves."""
         return 0
@@ -148,6 +152,10 @@ class Elementwise(ABC):
         None stands for `start`. Differentiable in the free parameters. Degenerate intervals
         (lower == upper) give finite lines; infinite ends give slope 0 and the interval as offset.
         """
+
+    def never_negative(self, node: Node) -> bool:
+        """True when no program's rounding gives a negative result: squares, magnitudes, roots."""
+        return False
 
     def start(self, lower: Tensor, upper: Tensor, node: Node) -> tuple[Tensor, Tensor]:
         """Good default free parameters (for the lower and the upper line)."""

@@ -14,10 +14,12 @@ import math
 import numpy as np
 
 from verifier.graph.ir import Graph, GraphBuilder, Node
+from verifier.graph.passes.scalars import without_scalars
 
 
 def lower(graph: Graph) -> Graph:
-    """The same function over linear, elementwise and Mul nodes only."""
+    """The same function over linear, elementwise and Mul nodes only, each with at least one axis."""
+    graph = without_scalars(graph)
     if not any(node.op in _LOWERINGS for node in graph.nodes.values()):
         return graph
     builder = GraphBuilder()

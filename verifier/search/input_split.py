@@ -161,7 +161,7 @@ def clip(
         here = (~proved[:, clause] & np.all(low <= high, axis=1))[:, None]
         new_low = np.where(here, np.minimum(new_low, low), new_low)
         new_high = np.where(here, np.maximum(new_high, high), new_high)
-    alive = (new_low <= new_high).all(axis=1)
+    alive = np.asarray(new_low <= new_high).all(axis=1)
     return new_low, new_high, alive
 
 

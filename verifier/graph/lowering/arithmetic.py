@@ -48,6 +48,12 @@ def affine(
     return t.emit("Scale", (x,), shape, dtype, **attrs)
 
 
+def narrow(t: Tracer, x: Ref) -> Ref:
+    """A float64 variable rounded to float32 once; the node keeps that rounding visible."""
+    t.narrowed = True
+    return Ref(affine(t, x, 1.0, 0.0, rounding_terms=1).name, x.shape, "float32")
+
+
 def add(t: Tracer, x: Value, y: Value) -> Value:
     """x + y."""
     if is_constant(x, y):

@@ -48,11 +48,15 @@ _ROUNDED = ("Scale", "Add", "Sub", "Mul")
 
 @dataclass
 class Tracer:
-    """Appends nodes for one network; `stem` names the nodes of the operation being lowered."""
+    """Appends nodes for one network; `stem` names the nodes of the operation being lowered.
+
+    `narrowed` is set once a float64 variable was cast to float32: the program then rounds to float32.
+    """
 
     builder: GraphBuilder = field(default_factory=GraphBuilder)
     stem: str = "value"
     operator: str = "?"
+    narrowed: bool = False
     _helpers: bool = False
 
     @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from verifier.graph.lowering.arithmetic import affine
+from verifier.graph.lowering.arithmetic import narrow
 from verifier.graph.lowering.values import Ref, Tracer, Value
 from verifier.graph.onnx.call import Call, Lowering
 from verifier.graph.onnx.proto import element_type
@@ -79,9 +79,7 @@ def _cast(t: Tracer, call: Call) -> Value:
     if (x.dtype, target) == ("float32", "float64"):
         return Ref(x.name, x.shape, target)
     if (x.dtype, target) == ("float64", "float32"):
-        # Narrowing rounds once; the node keeps that rounding visible.
-        result = affine(t, x, 1.0, 0.0, rounding_terms=1)
-        return Ref(result.name, result.shape, target)
+        return narrow(t, x)
     raise t.unsupported(f"casting a variable from {x.dtype} to {target}")
 
 

@@ -113,7 +113,8 @@ class _Walk:
                 raise UnsupportedOperator(node.op, node.name, "only plain tensor operations can be read")
         if not inputs or not outputs:
             raise NetworkError(f"{self.source}: the program has no tensor inputs or no tensor outputs")
-        dtype = "float32" if any(ref.dtype == "float32" for ref in inputs) else "float64"
+        narrow = self.tracer.narrowed or any(ref.dtype == "float32" for ref in inputs)
+        dtype = "float32" if narrow else "float64"
         return self.tracer.builder.finish(
             tuple(ref.name for ref in inputs), tuple(ref.name for ref in outputs), dtype=dtype, source=self.source
         )

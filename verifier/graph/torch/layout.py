@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from verifier.graph.lowering import layout as build
-from verifier.graph.lowering.arithmetic import affine
+from verifier.graph.lowering.arithmetic import narrow
 from verifier.graph.lowering.values import Ref, Tracer, Value
 from verifier.graph.torch.call import Call, Lowering
 
@@ -157,7 +157,7 @@ def _to(t: Tracer, call: Call) -> Value:
     if wanted not in _FLOATS:
         raise t.unsupported(f"converting a variable to {wanted}")
     if x.dtype == "float64":
-        return Ref(affine(t, x, 1.0, 0.0, rounding_terms=1).name, x.shape, "float32")
+        return narrow(t, x)
     return Ref(x.name, x.shape, _FLOATS[wanted])
 
 
