@@ -21,9 +21,7 @@ def session_of(case: Case) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(
-        model_of(case).SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    return onnxruntime.InferenceSession(model_of(case).SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def box_of(case: Case, dtype: str, share: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -43,7 +43,7 @@ class Ref:
 Value = Any
 
 # What a helper may consist of and a program would round.
-_ROUNDED = ("Scale", "Add", "Sub", "Mul")
+_ROUNDED = ("Scale", "Add", "Sub", "Mul", "ReduceSum")
 
 
 @dataclass

@@ -141,7 +141,8 @@ class _Walk:
                 f"node '{operation.name}' ({operation.op_type}) is malformed or used in a way that is not "
                 f"supported: {type(error).__name__}: {error}"
             ) from error
-        return result if isinstance(result, tuple) else (result,)
+        results = result if isinstance(result, tuple) else (result,)
+        return tuple(np.asarray(v) if isinstance(v, np.generic) else v for v in results)
 
     def _call(
         self, function: Function, operation: Operation, values: tuple[Value | None, ...], depth: int

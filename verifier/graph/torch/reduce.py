@@ -9,6 +9,7 @@ import numpy as np
 from verifier.graph.lowering import pooling, resize
 from verifier.graph.lowering import reduce as build
 from verifier.graph.lowering.activation import unary
+from verifier.graph.lowering.arithmetic import neg
 from verifier.graph.lowering.layout import reshape, transpose
 from verifier.graph.lowering.linear import dense
 from verifier.graph.lowering.values import Ref, Tracer, Value
@@ -43,6 +44,14 @@ def _extremum(name: str) -> Lowering:
 def _softmax(t: Tracer, call: Call) -> Value:
     function = build.log_softmax if "log_softmax" in call.name else build.softmax
     return function(t, call["self"], call["dim"])
+
+
+def _arg_extremum(t: Tracer, call: Call) -> Value:
+    x, axis, keep = call["self"], call.get("dim"), bool(call.get("keepdim", False))
+    if axis is None:
+        x, axis = reshape(t, x, (x.size,)), 0
+    x = x if call.name.endswith("argmax") else neg(t, x)
+    return build.arg_max(t, x, axis, keep)
 
 
 def _logsumexp(t: Tracer, call: Call) -> Value:
@@ -129,6 +138,8 @@ TABLE: dict[str, Lowering] = {
     "aten::amin": _reduction("min"),
     "aten::max": _extremum("max"),
     "aten::min": _extremum("min"),
+    "aten::argmax": _arg_extremum,
+    "aten::argmin": _arg_extremum,
     "aten::logsumexp": _logsumexp,
     **dict.fromkeys(("aten::softmax", "aten::_softmax", "aten::log_softmax", "aten::_log_softmax"), _softmax),
     **dict.fromkeys((f"aten::max_pool{d}d{s}" for d in (1, 2, 3) for s in ("", "_with_indices")), _max_pool),
