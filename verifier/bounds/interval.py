@@ -158,8 +158,9 @@ def _linear(network: Network, node: Node, box: Enclosure) -> tuple[Tensor, Tenso
     theirs, ours = errors([torch.maximum(low.abs(), high.abs()) for low, high in zip(lows, highs, strict=True)])
     ends = rule.ends(at, lows, highs)
     if ends is not None:
-        low = _widen(network, *([rule.value(at, ends[0])] * 2), sum(errors([x.abs() for x in ends[0]])))[0]
-        high = _widen(network, *([rule.value(at, ends[1])] * 2), sum(errors([x.abs() for x in ends[1]])))[1]
+        least, most = rule.value(at, ends[0]), rule.value(at, ends[1])
+        low = _widen(network, least, least, torch.add(*errors([x.abs() for x in ends[0]])))[0]
+        high = _widen(network, most, most, torch.add(*errors([x.abs() for x in ends[1]])))[1]
         if rule.keeps_sign(at):
             # Neither program's rounding takes such a sum below 0, where a square root would end.
             negative = rule.magnitude(at, [(~(x >= 0)).to(x.dtype) for x in lows])
