@@ -8,9 +8,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from verifier.errors import NetworkError
 from verifier.graph.ir import Graph
 from verifier.outcome import Soundness, StopReason, Verdict
 from verifier.report.model import Event, Report, Witness
@@ -22,7 +24,9 @@ from verifier.spec.replay import Replay, ReplayResult
 from verifier.spec.representable import snap_to_valid
 from verifier.spec.witness import write_witness
 
-Networks = str | os.PathLike[str] | Graph | Mapping[str, str | os.PathLike[str] | Graph]
+#: A file, a Graph, a torch.nn.Module or a torch.export program (typed Any: torch stays optional here).
+Network = str | os.PathLike[str] | Graph | Any
+Networks = Network | Mapping[str, Network]
 Progress = Callable[[int, int, float], None]
 
 
@@ -37,7 +41,10 @@ def verify(
     """Decide whether some input of the specification's set has unsafe outputs.
 
     Args:
-        networks: an ONNX or .nnet file or a Graph; by declared name where the specification has several.
+        networks: an ONNX or .nnet file, a Graph, a torch.nn.Module or a torch.export program; by declared
+            name where the specification has several. A module alone does not say its input shape: it
+            goes with a Query made from `verifier.graph.torch.importer.load_module(module, shape)`,
+            or pass that Graph itself. Counterexamples of a module are replayed on its graph.
         spec: a VNN-LIB file, or a Query (`verifier.spec.query.query_of` makes one from a Problem).
         settings: see Settings; None for the defaults.
         progress: called with (subdomains visited, subdomains open, worst margin).
@@ -62,19 +69,17 @@ def falsify(
     return _analyse(networks, spec, settings or Settings(), progress, cancel, attack_only=True)
 
 
-def load(networks: Networks, spec: str | os.PathLike[str] | Query) -> tuple[Query, object]:
+def load(networks: Networks, spec: str | os.PathLike[str] | Query) -> tuple[Query, Any]:
     """The query, and the models to replay on (paths, or the Graph itself)."""
-    from verifier.graph.load import load_network
     from verifier.spec.load import hidden_tensors, load_query
 
     single = not isinstance(networks, Mapping)
-    named = {"f": networks} if single else dict(networks)
+    named: dict[str, Any] = dict(networks) if isinstance(networks, Mapping) else {"f": networks}
     hidden = {} if isinstance(spec, Query) else hidden_tensors(os.fspath(spec))
     if single:
         hidden = {"f": next(iter(hidden.values()), ())}
-    graphs = {
-        k: v if isinstance(v, Graph) else load_network(os.fspath(v), hidden=hidden.get(k, ())) for k, v in named.items()
-    }
+    known = spec.networks if isinstance(spec, Query) else {}
+    graphs = {k: _read(v, hidden.get(k, ()), known.get(k)) for k, v in named.items()}
     # Only ONNX files can be replayed as deployed; other sources are evaluated as the graph.
     models = {k: os.fspath(v) if _is_onnx(v) else graphs[k] for k, v in named.items()}
     given = next(iter(graphs.values())) if single else graphs
@@ -82,8 +87,25 @@ def load(networks: Networks, spec: str | os.PathLike[str] | Query) -> tuple[Quer
     return query, next(iter(models.values())) if single else models
 
 
-def _is_onnx(source: object) -> bool:
-    return not isinstance(source, Graph) and ".onnx" in Path(os.fspath(source)).name  # type: ignore[call-overload]
+def _read(source: Network, hidden: tuple[str, ...], known: Graph | None) -> Graph:
+    """The graph of one network; `known`, the graph a Query was made from, has a module's input shapes."""
+    if isinstance(source, Graph):
+        return source
+    if isinstance(source, (str, os.PathLike)):
+        from verifier.graph.load import load_network
+
+        return load_network(os.fspath(source), hidden=hidden)
+    if type(source).__module__.startswith("torch.export") or hasattr(source, "named_parameters"):
+        from verifier.graph.torch.importer import load_module, load_program
+
+        if not hasattr(source, "training"):
+            return load_program(source)
+        return load_module(source, *([known[name].shape for name in known.inputs] if known is not None else []))
+    raise NetworkError(f"expected a file, a Graph or a torch module, got {type(source).__name__}")
+
+
+def _is_onnx(source: Network) -> bool:
+    return isinstance(source, (str, os.PathLike)) and ".onnx" in Path(source).name
 
 
 def _analyse(
@@ -102,7 +124,8 @@ def _analyse(
     with run.stage("load"):
         query, models = load(networks, spec)
     confirm = _Confirmer(query, models)
-    run.say("load", f"{len(query.graph.nodes)} nodes, {query.graph.input_size} inputs, {len(query.problem.cases)} cases")
+    graph, cases = query.graph, query.problem.cases
+    run.say("load", f"{len(graph.nodes)} nodes, {graph.input_size} inputs, {len(cases)} cases")
     conclusion = decide(query, settings, run, confirm, attack_only=attack_only)
     return _report(query, settings, run, conclusion, "" if isinstance(spec, Query) else os.fspath(spec))
 

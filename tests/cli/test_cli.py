@@ -36,7 +36,10 @@ def verifier(capsys):
 
 def start(*words, **options):
     """Run a command line in a process of its own."""
-    command = [sys.executable, "-m", "verifier", *map(str, words)]
+    # A test run started in the background ignores Ctrl-C, and passes that on.
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "from verifier.cli.main import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, *map(str, words)]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
     return subprocess.Popen(command, **options)
 

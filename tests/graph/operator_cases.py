@@ -1,5 +1,7 @@
 """One-operator models: every ONNX operator that can be read, in the variants that differ."""
 
+# ruff: noqa: E501 -- a table reads best with one case a line
+
 from __future__ import annotations
 
 import numpy as np
@@ -28,8 +30,11 @@ _IMAGE = Var((1, 3, 7, 6))
 
 _UNARY = [
     Case(op, [Var((2, 3), low=-4, high=4)])
-    for op in "Relu LeakyRelu Elu Selu Celu Softplus Softsign Sigmoid HardSigmoid HardSwish Tanh Atan "
-    "Erf Exp Abs Sign Floor Ceil Round Sin Cos Neg Identity ThresholdedRelu Mish".split()
+    for op in (
+        *("Relu", "LeakyRelu", "Elu", "Selu", "Celu", "Softplus", "Softsign", "Sigmoid", "HardSigmoid", "HardSwish"),
+        *("Tanh", "Atan", "Erf", "Exp", "Abs", "Sign", "Floor", "Ceil", "Round", "Sin", "Cos", "Neg", "Identity"),
+        *("ThresholdedRelu", "Mish"),
+    )
 ] + [Case(op, [_POSITIVE]) for op in ("Sqrt", "Log", "Reciprocal")]
 
 _PARAMETERS = [
@@ -196,6 +201,10 @@ _REDUCE = [
     ),
     *(Case(op, [_X], attrs={"keepdims": 0}, label="all") for op in ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin")),
     *(Case(op, [_X, ints(0, -1)], label="input") for op in ("ReduceSum", "ReduceMean", "ReduceMax")),
+    Case("ArgMax", [Var((2, 5))], attrs={"axis": 1}),
+    Case("ArgMax", [_X], attrs={"axis": 0, "keepdims": 0}, label="two-no-keepdims"),
+    Case("ArgMax", [Var((1, 4))], attrs={"axis": -1, "select_last_index": 1}, label="last"),
+    Case("ArgMin", [Var((2, 5))], opset=11, attrs={"axis": 1, "keepdims": 0}),
     Case("ReduceSum", [_X], attrs={"noop_with_empty_axes": 1}, label="noop"),
     Case("ReduceLogSum", [_POSITIVE, ints(1)]),
     Case("ReduceLogSumExp", [_X, ints(1)]),
@@ -206,6 +215,11 @@ _REDUCE = [
     Case("CumSum", [_X, np.array(1, dtype=np.int64)]),
     Case("CumSum", [_X, np.array(-1, dtype=np.int64)], attrs={"exclusive": 1, "reverse": 1}, label="exclusive-reverse"),
 ]  # fmt: skip
+
+_CONDITIONS = [
+    Case("Where", [np.array([True, False, True, False]), _X, Var((3, 1))], label="constant"),
+    Case("Where", [np.array([[True], [False], [True]]), _X, scalar(0.5)], label="constant-number"),
+]
 
 _LAYOUT = [
     Case("Reshape", [_X, ints(0, -1)]),
@@ -241,6 +255,7 @@ _LAYOUT = [
     Case("ScatterND", [np.zeros((4, 4), np.float32), np.array([[1], [3]]), Var((2, 4))], label="into-constant"),
     Case("ScatterND", [_X, np.array([[0, 1, 2]]), floats(9.0)], label="constant-updates"),
     Case("ScatterElements", [_X, np.array([[[2, 0, 1, 0]], [[0, 1, 2, 1]]]), Var((2, 1, 4))], attrs={"axis": 1}),
+    Case("Scatter", [_X, np.array([[[2, 0, 1, 0]]]), Var((1, 1, 4))], opset=9, attrs={"axis": 1}),
     Case("Expand", [Var((3, 1)), ints(2, 1, 4)]),
     Case("Tile", [_X, ints(1, 2, 3)]),
     Case("Pad", [_X, ints(0, 1, 2, 1, 0, 0)]),
@@ -258,4 +273,6 @@ _LAYOUT = [
     Case("Relu", [Var((1, 3), symbolic=(0,))], label="unknown-batch"),
 ]
 
-CASES = [*_UNARY, *_PARAMETERS, *_BINARY, *_LINEAR, *_CONV, *_POOL, *_RESIZE, *_REDUCE, *_LAYOUT]
+CASES = [
+    *_UNARY, *_PARAMETERS, *_BINARY, *_LINEAR, *_CONV, *_POOL, *_RESIZE, *_REDUCE, *_CONDITIONS, *_LAYOUT
+]

@@ -212,7 +212,7 @@ def test_nan_bounds_never_turn_into_numbers(op, k):
     nan, one = torch.full((1, ROW), torch.nan), torch.ones(1, ROW)
     rule, case = ELEMENTWISE[op], node(op, k)
     low, high = rule.interval(nan, nan, case)
-    constant = op == "Pow" and CASES[op][k]["exponent"] == 0 or op == "HardSigmoid" and CASES[op][k]["alpha"] == 0
+    constant = (op == "Pow" and CASES[op][k]["exponent"] == 0) or (op == "HardSigmoid" and CASES[op][k]["alpha"] == 0)
     assert constant or bool(torch.isnan(low).all() and torch.isnan(high).all())
     for lower, upper in ((nan, nan), (-one, nan), (nan, one)):
         lines = rule.lines(lower, upper, case)

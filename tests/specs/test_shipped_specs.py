@@ -52,7 +52,8 @@ def test_import_agrees_with_onnx_runtime(path):
     ours = evaluate(graph, points)
     for x, y in zip(points, ours, strict=True):
         (theirs,) = session.run(None, {model_input.name: x.reshape(model_input.shape)})
-        assert np.allclose(y, theirs.reshape(-1), rtol=1e-5, atol=1e-5)
+        # Scores near 0 are differences of terms near 10: float32 round-off is relative to those.
+        assert np.abs(y - theirs.reshape(-1)).max() <= 1e-5 * max(1.0, np.abs(y).max())
 
 
 @pytest.mark.parametrize("instance", INSTANCES, ids=lambda i: Path(i.vnnlib).stem)

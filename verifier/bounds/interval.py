@@ -102,6 +102,8 @@ def _bound_node(network: Network, node: Node, box: Enclosure) -> None:
         slack = _override(network, node, slack)
         slack = slack * (1 + 8 * network.own_unit)
         lower, upper = _widen(network, lower, upper, slack)
+        if node.op in ELEMENTWISE and ELEMENTWISE[node.op].never_negative(node):
+            lower = lower.clamp(min=0)
     undefined = torch.isnan(lower) | torch.isnan(upper)
     box.lower[name] = lower.masked_fill(undefined, -torch.inf)
     box.upper[name] = upper.masked_fill(undefined, torch.inf)
@@ -156,8 +158,13 @@ def _linear(network: Network, node: Node, box: Enclosure) -> tuple[Tensor, Tenso
     if ends is not None:
         size = magnitude([torch.maximum(low.abs(), high.abs()) for low, high in zip(lows, highs, strict=True)])
         low_size, high_size = (magnitude([x.abs() for x in end]) for end in ends)
-        low = _widen(network, *([rule.value(at, ends[0])] * 2), theirs(low_size) + 3 * own * low_size)[0]
-        high = _widen(network, *([rule.value(at, ends[1])] * 2), theirs(high_size) + 3 * own * high_size)[1]
+        least, most = rule.value(at, ends[0]), rule.value(at, ends[1])
+        low = _widen(network, least, least, theirs(low_size) + 3 * own * low_size)[0]
+        high = _widen(network, most, most, theirs(high_size) + 3 * own * high_size)[1]
+        if rule.keeps_sign(at):
+            # Neither program's rounding takes such a sum below 0, where a square root would end.
+            negative = rule.magnitude(at, [(~(x >= 0)).to(x.dtype) for x in lows])
+            low = torch.where(negative == 0, low.clamp(min=0), low)
         return low, high, theirs(size) + 3 * own * size
     centers, radii = [], []
     for low, high in zip(lows, highs, strict=True):

@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 WATCHDOG_GRACE_S = 0.9
 
 
-def analysis_settings(args: argparse.Namespace, started: float) -> Any:
-    """The library's Settings; the time spent since `started` is taken off the limit."""
+def analysis_settings(args: argparse.Namespace) -> Any:
+    """The library's Settings; the time spent since `args.started` is taken off the limit."""
     from verifier.settings import Settings
 
     timeout_s = args.timeout
     if timeout_s is not None:
-        timeout_s = max(timeout_s - (time.monotonic() - started), 0.01)
+        timeout_s = max(timeout_s - (time.monotonic() - args.started), 0.01)
     return Settings(
         timeout_s=timeout_s, device=args.device, threads=args.threads, soundness=args.soundness, seed=args.seed
     )
@@ -181,7 +181,6 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
 
 def decide(args: argparse.Namespace, analysis: str) -> int:
     """Run `verifier.api.<analysis>` on the files of `args` and print the answer."""
-    from verifier.cli.main import STARTED
     from verifier.cli.parser import split_problem
 
     network, spec = split_problem(args)
@@ -193,9 +192,9 @@ def decide(args: argparse.Namespace, analysis: str) -> int:
         print("timeout")
         print("verifier: timeout: a step overran the time limit and was abandoned", file=sys.stderr)
 
-    with watchdog(args.timeout, STARTED, line, overrun), interruptible() as pressed:
+    with watchdog(args.timeout, args.started, line, overrun), interruptible() as pressed:
         from verifier import api
 
-        settings = analysis_settings(args, STARTED)
+        settings = analysis_settings(args)
         report = getattr(api, analysis)(network, spec, settings, cancel=pressed)
         return print_answer(report, line, args)

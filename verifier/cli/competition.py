@@ -31,7 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Verify and write the results file."""
     from verifier.batch.instances import parse_networks
-    from verifier.cli.main import STARTED
 
     check_writable(args.results)
     limit = args.limit if args.timeout is None else min(args.limit, args.timeout)
@@ -42,11 +41,11 @@ def run(args: argparse.Namespace) -> int:
         _write(args.results, "timeout\n")
 
     try:
-        with watchdog(args.timeout, STARTED, line, overrun), interruptible() as pressed:
+        with watchdog(args.timeout, args.started, line, overrun), interruptible() as pressed:
             from verifier import api
 
             networks = parse_networks(args.onnx)
-            report = api.verify(networks, args.vnnlib, analysis_settings(args, STARTED), cancel=pressed)
+            report = api.verify(networks, args.vnnlib, analysis_settings(args), cancel=pressed)
     except Exception:
         if line.claim():
             _write(args.results, "error\n")

@@ -37,11 +37,16 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code; never raises for a user's mistake."""
+    """Run one command line and return its exit code; never raises for a user's mistake.
+
+    Time limits count from the start of the program, or from this call where the caller gives `argv`
+    and so is a program of its own.
+    """
+    started = STARTED if argv is None else time.monotonic()
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     try:
-        code = _dispatch(argv)
+        code = _dispatch(argv, started)
         sys.stdout.flush()
         return code
     except SystemExit as stop:
@@ -70,13 +75,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         )  # fmt: skip
 
 
-def _dispatch(argv: list[str]) -> int:
+def _dispatch(argv: list[str], started: float) -> int:
     if argv and argv[0] in COMMANDS:
         module_name, summary = COMMANDS[argv[0]]
         command = importlib.import_module(module_name)
         parser = CommandParser(prog=f"verifier {argv[0]}", description=command.__doc__ or summary)
         command.add_arguments(parser)
         parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
+        parser.set_defaults(started=started)
         return command.run(parser.parse_args(argv[1:]))
     parser = CommandParser(
         prog="verifier",

@@ -77,13 +77,14 @@ def convolve_transposed(
     grouped = x.reshape(batch, groups, channels // groups, -1)
     taps = weight.reshape(groups, channels // groups, weight.shape[1], *kernel)
     for tap in product(*(range(k) for k in kernel)):
-        matrix = taps[(slice(None), slice(None), slice(None), *tap)].transpose(0, 2, 1)
+        at: Any = (slice(None), slice(None), slice(None), *tap)
+        matrix = taps[at].transpose(0, 2, 1)
         values = np.matmul(matrix, grouped).reshape(batch, groups, weight.shape[1], *spatial)
-        place = tuple(
+        place: Any = tuple(
             slice(tap[i] * dilations[i], tap[i] * dilations[i] + (spatial[i] - 1) * strides[i] + 1, strides[i])
             for i in range(d)
         )
         out[(slice(None), slice(None), slice(None), *place)] += values
     out = out.reshape(batch, -1, *full)
-    crop = tuple(slice(pads[i], pads[i] + spatial_out[i]) for i in range(d))
+    crop: Any = tuple(slice(pads[i], pads[i] + spatial_out[i]) for i in range(d))
     return np.ascontiguousarray(out[(slice(None), slice(None), *crop)])

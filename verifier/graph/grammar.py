@@ -79,7 +79,10 @@ OPERATORS: dict[str, OperatorForm] = {
     "BlockDense": OperatorForm("linear", 1, ("weight",), _ROUNDING),
     **{
         op: OperatorForm("unary", 1)
-        for op in ["Relu", "HardSwish", "Sigmoid", "Tanh", "Atan", "Erf", "Softplus", "Softsign", "Silu", "Exp", "Log", "Sqrt", "Reciprocal", "Abs", "Sign", "Floor", "Ceil", "Round", "Sin", "Cos"]
+        for op in (
+            *("Relu", "HardSwish", "Sigmoid", "Tanh", "Atan", "Erf", "Softplus", "Softsign", "Silu", "Exp", "Log"),
+            *("Sqrt", "Reciprocal", "Abs", "Sign", "Floor", "Ceil", "Round", "Sin", "Cos"),
+        )
     },
     "LeakyRelu": OperatorForm("unary", 1, ("alpha",)),
     "PRelu": OperatorForm("unary", 1, ("slope",)),
@@ -115,11 +118,14 @@ def check(graph: Graph, *, constants: bool = True) -> None:
         if form is None:
             raise NetworkError(f"node '{name}': operator {node.op} is not in the grammar")
         if (form.arity is not None and len(node.inputs) != form.arity) or (form.arity is None and not node.inputs):
-            raise NetworkError(f"node '{name}' ({node.op}): expected {form.arity or 'at least 1'} inputs, got {len(node.inputs)}")
+            wanted = form.arity or "at least 1"
+            raise NetworkError(f"node '{name}' ({node.op}): expected {wanted} inputs, got {len(node.inputs)}")
         missing = set(form.required) - set(node.attrs)
         extra = set(node.attrs) - set(form.required) - set(form.optional) - {"deployed_error"}
         if missing or extra:
-            raise NetworkError(f"node '{name}' ({node.op}): missing attributes {sorted(missing)}, unknown {sorted(extra)}")
+            raise NetworkError(
+                f"node '{name}' ({node.op}): missing attributes {sorted(missing)}, unknown {sorted(extra)}"
+            )
         undefined = [i for i in node.inputs if i not in seen]
         if undefined:
             raise NetworkError(f"node '{name}' ({node.op}) reads {undefined} before their definition")
@@ -156,7 +162,9 @@ def _same_shape(node: Node, shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
 def _dense(node: Node, shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
     weight, bias = node.attrs["weight"], node.attrs["bias"]
     if weight.ndim != 2 or shapes[0][-1:] != weight.shape[:1] or bias.shape != weight.shape[1:]:
-        raise ShapeError(f"node '{node.name}' (Dense): x {shapes[0]}, weight {weight.shape}, bias {bias.shape} do not fit")
+        raise ShapeError(
+            f"node '{node.name}' (Dense): x {shapes[0]}, weight {weight.shape}, bias {bias.shape} do not fit"
+        )
     return (*shapes[0][:-1], weight.shape[1])
 
 
@@ -173,7 +181,8 @@ def _conv(node: Node, shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
     if w.ndim != d + 2 or x[1] != w.shape[1] * a["groups"]:
         raise ShapeError(f"node '{node.name}' (Conv): x {x}, weight {w.shape}, groups {a['groups']} do not fit")
     out = [
-        (x[2 + i] + a["pads"][i] + a["pads"][d + i] - a["dilations"][i] * (w.shape[2 + i] - 1) - 1) // a["strides"][i] + 1
+        (x[2 + i] + a["pads"][i] + a["pads"][d + i] - a["dilations"][i] * (w.shape[2 + i] - 1) - 1) // a["strides"][i]
+        + 1
         for i in range(d)
     ]
     return (x[0], w.shape[0], *out)
@@ -185,8 +194,12 @@ def _conv_transpose(node: Node, shapes: list[tuple[int, ...]]) -> tuple[int, ...
     if w.ndim != d + 2 or x[1] != w.shape[0]:
         raise ShapeError(f"node '{node.name}' (ConvTranspose): x {x}, weight {w.shape} do not fit")
     out = [
-        (x[2 + i] - 1) * a["strides"][i] - a["pads"][i] - a["pads"][d + i]
-        + a["dilations"][i] * (w.shape[2 + i] - 1) + a["output_padding"][i] + 1
+        (x[2 + i] - 1) * a["strides"][i]
+        - a["pads"][i]
+        - a["pads"][d + i]
+        + a["dilations"][i] * (w.shape[2 + i] - 1)
+        + a["output_padding"][i]
+        + 1
         for i in range(d)
     ]
     return (x[0], w.shape[1] * a["groups"], *out)

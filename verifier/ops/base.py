@@ -105,6 +105,10 @@ class Linear(ABC):
         """
         return None
 
+    def keeps_sign(self, at: NodeTensors) -> bool:
+        """True when inputs >= 0 give y >= 0 in floating point, too: sums and products of such numbers."""
+        return False
+
     def terms(self, at: NodeTensors) -> int:
         """Most numbers summed for one result, in `value` or in `transpose`; 0 when data only moves."""
         return 0
@@ -136,13 +140,22 @@ class Elementwise(ABC):
 
     @abstractmethod
     def lines(
-        self, lower: Tensor, upper: Tensor, node: Node, free_lower: Tensor | None = None, free_upper: Tensor | None = None
+        self,
+        lower: Tensor,
+        upper: Tensor,
+        node: Node,
+        free_lower: Tensor | None = None,
+        free_upper: Tensor | None = None,
     ) -> Lines:
         """Linear enclosure on [lower, upper]; every choice of the free parameters in [0, 1] is sound.
 
         None stands for `start`. Differentiable in the free parameters. Degenerate intervals
         (lower == upper) give finite lines; infinite ends give slope 0 and the interval as offset.
         """
+
+    def never_negative(self, node: Node) -> bool:
+        """True when no program's rounding gives a negative result: squares, magnitudes, roots."""
+        return False
 
     def start(self, lower: Tensor, upper: Tensor, node: Node) -> tuple[Tensor, Tensor]:
         """Good default free parameters (for the lower and the upper line)."""

@@ -150,6 +150,9 @@ class Relu(Elementwise):
     def value(self, x: Tensor, node: Node) -> Tensor:
         return torch.relu(x)
 
+    def never_negative(self, node: Node) -> bool:
+        return True
+
     def interval(self, lower: Tensor, upper: Tensor, node: Node) -> tuple[Tensor, Tensor]:
         return torch.relu(lower), torch.relu(upper)
 
@@ -213,6 +216,9 @@ class Abs(_Bent):
 
     def value(self, x: Tensor, node: Node) -> Tensor:
         return x.abs()
+
+    def never_negative(self, node: Node) -> bool:
+        return True
 
     def deployed_error(self, lower: Tensor, upper: Tensor, node: Node, unit_roundoff: float) -> Tensor:
         return torch.zeros_like(lower)

@@ -75,6 +75,9 @@ class Sqrt(Curve):
     def value(self, x: Tensor, node: Node) -> Tensor:
         return torch.sqrt(x)
 
+    def never_negative(self, node: Node) -> bool:
+        return True
+
     def curve(self, x: Tensor, node: Node) -> tuple[Tensor, Tensor]:
         value = torch.sqrt(x)
         return value, 0.5 / value
@@ -140,6 +143,9 @@ class Pow(Curve):
 
     def value(self, x: Tensor, node: Node) -> Tensor:
         return torch.pow(x, number(node, "exponent", x)[0])
+
+    def never_negative(self, node: Node) -> bool:
+        return node.attrs["exponent"] % 2 == 0
 
     def curve(self, x: Tensor, node: Node) -> tuple[Tensor, Tensor]:
         exponent, _ = number(node, "exponent", x)

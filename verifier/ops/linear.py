@@ -172,8 +172,11 @@ class ConvTranspose(Linear):
         x = _CONV[d](x, weight, None, tuple(a["strides"]), 0, tuple(a["dilations"]), a["groups"])
         return (x.reshape(-1, *at.input_shapes[0]),)
 
-    constant = Conv.constant
-    constant_magnitude = Conv.constant_magnitude
+    def constant(self, at: NodeTensors) -> Tensor:
+        return at["bias"].reshape(1, -1, *([1] * (len(at.shape) - 2)))
+
+    def constant_magnitude(self, at: NodeTensors) -> Tensor:
+        return at["bias_magnitude"].reshape(1, -1, *([1] * (len(at.shape) - 2)))
 
     def terms(self, at: NodeTensors) -> int:
         w = at.node.attrs["weight"].shape
@@ -203,6 +206,14 @@ class Scale(Linear):
         rising = at["scale"] >= 0
         return [torch.where(rising, lows[0], highs[0])], [torch.where(rising, highs[0], lows[0])]
 
+    def keeps_sign(self, at: NodeTensors) -> bool:
+        return at.once("keeps sign", self._keeps_sign)
+
+    def _keeps_sign(self, at: NodeTensors) -> bool:
+        """A shift as large as its parts' magnitudes is a sum of numbers >= 0."""
+        whole = at["bias_magnitude"] <= at["shift"]
+        return bool((at["scale"] >= 0).all()) and bool(whole.all())
+
     def terms(self, at: NodeTensors) -> int:
         return 2
 
@@ -222,6 +233,9 @@ class Add(Linear):
     def ends(self, at, lows, highs):  # type: ignore[no-untyped-def]
         return lows, highs
 
+    def keeps_sign(self, at: NodeTensors) -> bool:
+        return True
+
     def terms(self, at: NodeTensors) -> int:
         return 1
 
@@ -237,6 +251,9 @@ class Sub(Add):
 
     def ends(self, at, lows, highs):  # type: ignore[no-untyped-def]
         return [lows[0], highs[1]], [highs[0], lows[1]]
+
+    def keeps_sign(self, at: NodeTensors) -> bool:
+        return False
 
 
 class Reshape(Linear):
@@ -331,6 +348,9 @@ class ReduceSum(Linear):
 
     def ends(self, at, lows, highs):  # type: ignore[no-untyped-def]
         return lows, highs
+
+    def keeps_sign(self, at: NodeTensors) -> bool:
+        return True
 
     def terms(self, at: NodeTensors) -> int:
         n = 1

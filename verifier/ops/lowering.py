@@ -14,10 +14,12 @@ import math
 import numpy as np
 
 from verifier.graph.ir import Graph, GraphBuilder, Node
+from verifier.graph.passes.scalars import without_scalars
 
 
 def lower(graph: Graph) -> Graph:
-    """The same function over linear, elementwise and Mul nodes only."""
+    """The same function over linear, elementwise and Mul nodes only, each with at least one axis."""
+    graph = without_scalars(graph)
     if not any(node.op in _LOWERINGS for node in graph.nodes.values()):
         return graph
     builder = GraphBuilder()
@@ -84,14 +86,17 @@ def _reduce_max(builder: GraphBuilder, node: Node, x: str, shape: tuple[int, ...
         half = size // 2
         parts = (picks[..., :half], picks[..., half : 2 * half])
         sides = [
-            builder.add("Select", (current,), p.shape, f"{node.name}/side", indices=np.ascontiguousarray(p)) for p in parts
+            builder.add("Select", (current,), p.shape, f"{node.name}/side", indices=np.ascontiguousarray(p))
+            for p in parts
         ]
         d = builder.add("Sub", (sides[0], sides[1]), parts[0].shape, f"{node.name}/difference", deployed_error=0.0)
         r = builder.add("Relu", (d,), parts[0].shape, f"{node.name}/lead")
         m = builder.add("Add", (sides[1], r), parts[0].shape, f"{node.name}/max", deployed_error=0.0)
         if size % 2:
             rest = picks[..., 2 * half :]
-            last = builder.add("Select", (current,), rest.shape, f"{node.name}/rest", indices=np.ascontiguousarray(rest))
+            last = builder.add(
+                "Select", (current,), rest.shape, f"{node.name}/rest", indices=np.ascontiguousarray(rest)
+            )
             m = builder.add("Concat", (m, last), (*rest.shape[:-1], half + 1), f"{node.name}/round", axis=rest.ndim - 1)
         current, size = m, half + size % 2
         picks = np.arange(math.prod(rows.shape[:-1]) * size).reshape(*rows.shape[:-1], size)

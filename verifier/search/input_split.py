@@ -13,7 +13,9 @@ import numpy as np
 from verifier.attack.falsify import Falsifier
 from verifier.bounds.engine import BoxBounds, BoxEngine
 from verifier.run import Run
+from verifier.search.input_shape import form_minimum, shrink, shrink_to_halfspace
 from verifier.spec.groups import Group
+from verifier.spec.problem import InputSet
 
 SENSITIVITY_SHARE = 0.01
 
@@ -80,7 +82,14 @@ def split_inputs(engine: BoxEngine, group: Group, falsifier: Falsifier, run: Run
         if run.stopped():
             return SplitResult(None, len(pool), exhausted)
         lower, upper, owner = pool.take(batch)
+        if group.inputs is not None:
+            lower, upper, kept = shrink(group.inputs, lower, upper)
+            lower, upper, owner = lower[kept], upper[kept], owner[kept]
+            if not len(owner):
+                continue
         bounds = engine.bound_boxes(lower, upper, group.rows.coeffs)
+        if group.inputs is not None:
+            bounds = _inside(bounds, group.inputs, lower, upper)
         run.visited += len(owner)
         margins = bounds.lower - group.limits[owner]
         proved = group.rows.proved(margins)
@@ -108,6 +117,13 @@ def split_inputs(engine: BoxEngine, group: Group, falsifier: Falsifier, run: Run
         run.bound_after = float(pool.worst.min()) if len(pool) else None
         run.tick(len(pool), run.bound_after if run.bound_after is not None else np.inf)
     return SplitResult(None, 0)
+
+
+def _inside(bounds: BoxBounds, inputs: InputSet, lower: np.ndarray, upper: np.ndarray) -> BoxBounds:
+    """Bounds raised to what the forms prove over the part of each box inside the input set."""
+    value = form_minimum(inputs, bounds.coeffs.astype(np.float64), lower, upper) + bounds.offset
+    value = value - 4 * 2.0**-52 * (np.abs(value) + np.abs(bounds.offset))
+    return BoxBounds(np.fmax(bounds.lower, value), bounds.coeffs, bounds.offset, bounds.sensitivity)
 
 
 def _pick(bounds: BoxBounds, mask: np.ndarray) -> BoxBounds:
@@ -141,30 +157,12 @@ def clip(
     for clause in range(rows.count):
         low, high = lower.copy(), upper.copy()
         for s in np.flatnonzero(rows.clause == clause):
-            _halfspace(bounds.coeffs[:, s], limits[:, s] - bounds.offset[:, s], low, high)
+            shrink_to_halfspace(bounds.coeffs[:, s], limits[:, s] - bounds.offset[:, s], low, high)
         here = (~proved[:, clause] & np.all(low <= high, axis=1))[:, None]
         new_low = np.where(here, np.minimum(new_low, low), new_low)
         new_high = np.where(here, np.maximum(new_high, high), new_high)
-    alive = np.all(new_low <= new_high, axis=1)
+    alive = np.asarray(new_low <= new_high).all(axis=1)
     return new_low, new_high, alive
-
-
-def _halfspace(coeffs: np.ndarray, limit: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
-    """Shrink boxes [B, N] in place to coeffs @ x <= limit, outward by the rounding of the sums."""
-    ends = np.where(coeffs > 0, low, high)
-    products = coeffs * ends
-    total = products.sum(axis=1)
-    magnitude = np.abs(products).sum(axis=1) + np.abs(limit)
-    slack = limit + (coeffs.shape[1] + 8) * 2.0**-50 * magnitude - total  # >= 0 where feasible
-    usable = np.isfinite(slack)
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        reach = slack[:, None] / np.abs(coeffs)
-    reach = reach * (1 + 2.0**-50) + 2.0**-50 * (np.abs(low) + np.abs(high))
-    ok = usable[:, None] & (coeffs != 0) & np.isfinite(reach)
-    np.copyto(high, np.minimum(high, low + reach), where=ok & (coeffs > 0))
-    np.copyto(low, np.maximum(low, high - reach), where=ok & (coeffs < 0))
-    impossible = usable & (slack < 0)
-    high[impossible], low[impossible] = -np.inf, np.inf
 
 
 def bisect(

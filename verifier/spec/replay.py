@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -233,7 +234,7 @@ class _OnnxRunner(_Runner):
     def __init__(self, source: str | os.PathLike[str] | bytes, tensors: tuple[str, ...]) -> None:
         import onnxruntime
 
-        data = source if isinstance(source, bytes) else _read_model(source)
+        data = source if isinstance(source, bytes) else _model_source(source)
         label = "the model" if isinstance(source, bytes) else Path(source).name
         self._tensors = tensors
         options = onnxruntime.SessionOptions()
@@ -272,19 +273,23 @@ class _OnnxRunner(_Runner):
         return np.concatenate([np.asarray(results[name]).reshape(-1) for name in own]), hidden
 
 
-def _read_model(path: str | os.PathLike[str]) -> bytes:
+def _model_source(path: str | os.PathLike[str]) -> bytes | str:
+    """The path itself, beside which ONNX Runtime finds weights kept in other files; gzip is unpacked."""
     try:
-        data = Path(path).read_bytes()
-        return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
-    except (OSError, EOFError) as error:
+        with open(path, "rb") as file:
+            if file.read(2) != b"\x1f\x8b":
+                return os.fspath(path)
+            file.seek(0)
+            return gzip.decompress(file.read())
+    except (OSError, EOFError, zlib.error) as error:
         raise NetworkError(f"cannot read the network file {path}: {error}") from error
 
 
-def _with_outputs(data: bytes, tensors: tuple[str, ...], label: str) -> bytes:
+def _with_outputs(data: bytes | str, tensors: tuple[str, ...], label: str) -> bytes:
     """The model with hidden tensors as further outputs; the computation is untouched."""
     import onnx
 
-    model = onnx.load_from_string(data)
+    model = onnx.load_from_string(data) if isinstance(data, bytes) else onnx.load(data)
     known = {name for node in model.graph.node for name in node.output}
     present = {output.name for output in model.graph.output}
     for tensor in tensors:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -40,11 +41,17 @@ def affine(
     scale, shift = (np.asarray(v) if isinstance(v, np.ndarray) else np.asarray(v, dtype) for v in (scale, shift))
     shape = np.broadcast_shapes(x.shape, scale.shape, shift.shape)
     x = expand(t, x, shape)
-    attrs = {"scale": _small(scale, len(shape)), "shift": _small(shift, len(shape))}
+    attrs: dict[str, Any] = {"scale": _small(scale, len(shape)), "shift": _small(shift, len(shape))}
     if rounding_terms:
         magnitude = np.abs(attrs["shift"]) if bias_magnitude is None else np.asarray(bias_magnitude)
         attrs |= {"rounding_terms": rounding_terms, "bias_magnitude": magnitude}
     return t.emit("Scale", (x,), shape, dtype, **attrs)
+
+
+def narrow(t: Tracer, x: Ref) -> Ref:
+    """A float64 variable rounded to float32 once; the node keeps that rounding visible."""
+    t.narrowed = True
+    return Ref(affine(t, x, 1.0, 0.0, rounding_terms=1).name, x.shape, "float32")
 
 
 def add(t: Tracer, x: Value, y: Value) -> Value:

@@ -138,7 +138,7 @@ def pad(t: Tracer, x: Value, pads: Sequence[int], mode: str = "constant", value:
         for i, (b, e) in enumerate(zip(pads[:n], pads[n:], strict=True))
     )
     if mode != "constant":
-        return rearrange(t, x, lambda a: np.pad(a[crop], widths, mode=mode))
+        return rearrange(t, x, lambda a: np.pad(a[crop], widths, mode=mode))  # type: ignore[call-overload]
     if isinstance(x, np.ndarray):
         return np.pad(x[crop], widths, constant_values=value)
     indices = np.arange(x.size, dtype=np.int64).reshape(x.shape)[crop]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -102,7 +103,7 @@ class ConvSettings:
     groups: int = 1
     output_padding: tuple[int, ...] = ()
 
-    def attrs(self) -> dict[str, object]:
+    def attrs(self) -> dict[str, Any]:
         """The grammar's attributes for a Conv node."""
         return {
             "strides": self.strides, "pads": self.pads, "dilations": self.dilations, "groups": self.groups,
@@ -151,8 +152,8 @@ def conv_transpose(t: Tracer, x: Ref, weight: np.ndarray, bias: np.ndarray | Non
     return t.emit("ConvTranspose", (x,), (x.shape[0], out, *spatial), output_padding=settings.output_padding, **attrs)
 
 
-def _with_bias(weight: np.ndarray, bias: np.ndarray | None, out: int, rounding_terms: int) -> dict[str, object]:
+def _with_bias(weight: np.ndarray, bias: np.ndarray | None, out: int, rounding_terms: int) -> dict[str, Any]:
     bias = np.zeros(out, dtype=weight.dtype) if bias is None else bias.reshape(-1)
     terms = rounding_terms + int(np.any(bias))
-    attrs: dict[str, object] = {"weight": np.ascontiguousarray(weight), "bias": bias}
+    attrs: dict[str, Any] = {"weight": np.ascontiguousarray(weight), "bias": bias}
     return attrs | ({"rounding_terms": terms, "bias_magnitude": np.abs(bias)} if terms else {})

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from verifier.graph.lowering.activation import unary
-from verifier.graph.lowering.arithmetic import affine, neg
-from verifier.graph.lowering.layout import reshape
+from verifier.graph.lowering.arithmetic import affine, compare, logical_and, mul, neg
+from verifier.graph.lowering.layout import concat, gather, reshape, slice_, transpose
 from verifier.graph.lowering.values import Ref, Tracer, Value
 
 
@@ -75,3 +75,36 @@ def softmax(t: Tracer, x: Value, axis: int) -> Value:
 def log_softmax(t: Tracer, x: Value, axis: int) -> Value:
     """log(softmax(x)) along `axis`."""
     return unary(t, "Log", softmax(t, x, axis))
+
+
+def arg_max(t: Tracer, x: Value, axis: int, keepdims: bool, *, last: bool = False) -> Value:
+    """Index of the largest element along `axis`, the first (or last) of equals, as a float32 value.
+
+    Class k wins where its score is above every earlier one and at least every later one; the index is
+    the sum of k over the winners, of which there is exactly one.
+    """
+    axis %= x.ndim
+    if isinstance(x, np.ndarray):
+        found = x.shape[axis] - 1 - np.argmax(np.flip(x, axis), axis) if last else np.argmax(x, axis)
+        return np.expand_dims(found, axis) if keepdims else found
+    count = x.shape[axis]
+    kept = tuple(1 if i == axis else n for i, n in enumerate(x.shape) if keepdims or i != axis)
+    if count == 1:
+        return np.zeros(kept, dtype=np.int64)
+    x = transpose(t, x, [i for i in range(x.ndim) if i != axis] + [axis])
+    later = np.minimum(np.arange(1, count)[:, None] + np.arange(count - 1), count - 1)  # rivals of 0..n-2
+    earlier = np.minimum(np.arange(count - 1), np.arange(count - 1)[:, None])  # rivals of 1..n-1
+    above, at_least = ("GreaterOrEqual", "Greater") if last else ("Greater", "GreaterOrEqual")
+
+    def beats(start: int, rivals: np.ndarray, how: str) -> Value:
+        mine = slice_(t, x, {x.ndim - 1: slice(start, start + count - 1)})
+        return compare(t, how, mine, reduce_max(t, gather(t, x, rivals, x.ndim - 1), (-1,), False))
+
+    with t.helpers():
+        wins = beats(1, earlier, above)
+        if count > 2:
+            inner = slice_(t, wins, {x.ndim - 1: slice(0, count - 2)})
+            rest = slice_(t, beats(0, later, at_least), {x.ndim - 1: slice(1, count - 1)})
+            wins = concat(t, [logical_and(t, inner, rest), slice_(t, wins, {x.ndim - 1: slice(count - 2, None)})], -1)
+        weighted = mul(t, Ref(wins.name, wins.shape, "float32"), np.arange(1, count, dtype=np.float32))
+        return reshape(t, reduce_sum(t, weighted, (-1,), False), kept)

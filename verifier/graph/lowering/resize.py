@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,13 @@ import numpy as np
 from verifier.graph.lowering.layout import rearrange, transpose
 from verifier.graph.lowering.linear import dense
 from verifier.graph.lowering.values import Ref, Tracer, Value
+
+_ROUNDINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "round_prefer_floor": lambda c: np.ceil(c - 0.5),
+    "round_prefer_ceil": lambda c: np.floor(c + 0.5),
+    "floor": np.floor,
+    "ceil": np.ceil,
+}
 
 
 @dataclass(frozen=True)
@@ -35,12 +43,7 @@ def source_coordinates(t: Tracer, size: int, out: int, scale: float, mode: str) 
 
 def resize_nearest(t: Tracer, x: Value, sizes: tuple[int, ...], scales: tuple[float, ...], sampling: Sampling) -> Value:
     """Nearest-neighbour resize to `sizes`."""
-    rounding = {
-        "round_prefer_floor": lambda c: np.ceil(c - 0.5),
-        "round_prefer_ceil": lambda c: np.floor(c + 0.5),
-        "floor": np.floor,
-        "ceil": np.ceil,
-    }.get(sampling.nearest)
+    rounding = _ROUNDINGS.get(sampling.nearest)
     if rounding is None:
         raise t.unsupported(f"nearest_mode {sampling.nearest}")
     picks = []
@@ -65,5 +68,5 @@ def resize_linear(t: Tracer, x: Ref, sizes: tuple[int, ...], scales: tuple[float
         moved = transpose(t, x, order)
         # Deployed coordinates and weights are themselves rounded: a few roundings more.
         moved = dense(t, moved, weight, rounding_terms=8)
-        x = transpose(t, moved, np.argsort(order))
+        x = transpose(t, moved, [int(i) for i in np.argsort(order)])
     return x

@@ -38,19 +38,25 @@ class Ref:
         return int(np.prod(self.shape, dtype=np.int64))
 
 
-Value = np.ndarray | Ref
+#: `np.ndarray | Ref`. Which of the two follows from tests on several values at once (`is_constant`),
+#: from swapping operands, and from "a Ref in gives a Ref out": more than a type checker can follow.
+Value = Any
 
 # What a helper may consist of and a program would round.
-_ROUNDED = ("Scale", "Add", "Sub", "Mul")
+_ROUNDED = ("Scale", "Add", "Sub", "Mul", "ReduceSum")
 
 
 @dataclass
 class Tracer:
-    """Appends nodes for one network; `stem` names the nodes of the operation being lowered."""
+    """Appends nodes for one network; `stem` names the nodes of the operation being lowered.
+
+    `narrowed` is set once a float64 variable was cast to float32: the program then rounds to float32.
+    """
 
     builder: GraphBuilder = field(default_factory=GraphBuilder)
     stem: str = "value"
     operator: str = "?"
+    narrowed: bool = False
     _helpers: bool = False
 
     @contextmanager

@@ -10,17 +10,17 @@ from verifier.graph.lowering import arithmetic as build
 from verifier.graph.lowering.activation import unary
 from verifier.graph.lowering.layout import broadcast_shape, expand
 from verifier.graph.lowering.values import Tracer, Value, is_constant
-from verifier.graph.onnx.call import Call, Lowering
+from verifier.graph.onnx.call import Builder, Call, Lowering
 
 
-def _binary(function: Lowering) -> Lowering:
+def _binary(function: Builder) -> Lowering:
     def lower(t: Tracer, call: Call) -> Value:
         return function(t, call.inputs[0], call.inputs[1])
 
     return lower
 
 
-def _nary(function: Lowering) -> Lowering:
+def _nary(function: Builder) -> Lowering:
     def lower(t: Tracer, call: Call) -> Value:
         return functools.reduce(functools.partial(function, t), call.inputs)
 

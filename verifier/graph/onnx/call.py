@@ -13,15 +13,19 @@ from verifier.graph.lowering.values import Tracer, Value
 
 @dataclass(frozen=True)
 class Call:
-    """Inputs (None where omitted), attributes, opset version and the number of outputs wanted."""
+    """Inputs (None where omitted), attributes, opset version and the names of the outputs wanted.
+
+    An operator's required inputs are there in a legal file; that they are not is found when they
+    are used, and the importer turns it into an error about the node. Hence `Any` and not `Value | None`.
+    """
 
     op_type: str
-    inputs: tuple[Value | None, ...]
+    inputs: tuple[Any, ...]
     attrs: dict[str, Any]
     opset: int
     outputs: tuple[str, ...]
 
-    def value(self, index: int) -> Value | None:
+    def value(self, index: int) -> Any:
         """Input `index`, or None when it was omitted."""
         return self.inputs[index] if index < len(self.inputs) else None
 
@@ -30,8 +34,8 @@ class Call:
         value = self.attrs.get(name)
         return default if value is None else value
 
-    def ints(self, t: Tracer, name: str, index: int) -> list[int] | None:
-        """Integers given as attribute `name` (older opsets) or as constant input `index`."""
+    def ints(self, t: Tracer, name: str, index: int) -> Any:
+        """Integers given as attribute `name` (older opsets) or as constant input `index`; None without either."""
         value = self.value(index)
         if value is not None:
             return t.integers(value, name)
@@ -40,3 +44,6 @@ class Call:
 
 
 Lowering = Callable[[Tracer, Call], "Value | tuple[Value, ...]"]
+
+#: A function of values of any number, as the lowering modules have them.
+Builder = Callable[..., Value]

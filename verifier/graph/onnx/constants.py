@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from verifier.graph.lowering.arithmetic import affine
+from verifier.graph.lowering.arithmetic import narrow
 from verifier.graph.lowering.values import Ref, Tracer, Value
 from verifier.graph.onnx.call import Call, Lowering
 from verifier.graph.onnx.proto import element_type
@@ -32,7 +32,7 @@ def _shape(t: Tracer, call: Call) -> Value:
 
 def _range(t: Tracer, call: Call) -> Value:
     start, limit, step = (t.constant(v, "a bound of Range").reshape(()) for v in call.inputs)
-    return np.arange(start, limit, step, dtype=start.dtype)
+    return np.arange(start.item(), limit.item(), step.item(), dtype=start.dtype)
 
 
 def _one_hot(t: Tracer, call: Call) -> Value:
@@ -47,7 +47,7 @@ def _eye_like(t: Tracer, call: Call) -> Value:
     x = call.inputs[0]
     code = call.attr("dtype")
     dtype = element_type(code, f"node '{t.stem}'") if code else str(x.dtype)
-    return np.eye(*x.shape, k=call.attr("k", 0), dtype=dtype)
+    return np.eye(x.shape[0], x.shape[1], call.attr("k", 0), dtype=np.dtype(dtype))
 
 
 def _non_zero(t: Tracer, call: Call) -> Value:
@@ -64,7 +64,7 @@ def _cum_sum(t: Tracer, call: Call) -> Value:
 
     order = [a for a in range(x.ndim) if a != axis % x.ndim] + [axis % x.ndim]
     summed = matmul(t, transpose(t, x, order), matrix.astype(str(x.dtype)))
-    return transpose(t, summed, np.argsort(order))
+    return transpose(t, summed, [int(i) for i in np.argsort(order)])
 
 
 def _cast(t: Tracer, call: Call) -> Value:
@@ -79,9 +79,7 @@ def _cast(t: Tracer, call: Call) -> Value:
     if (x.dtype, target) == ("float32", "float64"):
         return Ref(x.name, x.shape, target)
     if (x.dtype, target) == ("float64", "float32"):
-        # Narrowing rounds once; the node keeps that rounding visible.
-        result = affine(t, x, 1.0, 0.0, rounding_terms=1)
-        return Ref(result.name, result.shape, target)
+        return narrow(t, x)
     raise t.unsupported(f"casting a variable from {x.dtype} to {target}")
 
 

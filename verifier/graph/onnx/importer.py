@@ -42,7 +42,8 @@ def import_onnx(
         folder: where externally stored tensors lie.
         hidden: names of intermediate tensors to append to the outputs.
     Returns:
-        The graph; nodes carry ONNX tensor names. `dtype` is float32 as soon as any input is.
+        The graph; nodes carry ONNX tensor names. `dtype` is float32 as soon as any input is, or a
+        variable is cast to it.
     Raises:
         NetworkError: not ONNX, truncated, NaN weights, an undefined tensor, an input that is not float.
         UnsupportedOperator: an operator, or a use of one, outside the table.
@@ -62,7 +63,8 @@ def import_onnx(
         raise NetworkError(f"{source}: tensor '{missing[0]}' is asked for and nothing computes it")
     walk.tracer.stem, walk.tracer.operator = "output", "Constant"
     outputs = [walk.tracer.ref(environment[name]) for name in names]
-    dtype = "float32" if any(ref.dtype == "float32" for ref in inputs) else "float64"
+    narrow = walk.tracer.narrowed or any(ref.dtype == "float32" for ref in inputs)
+    dtype = "float32" if narrow else "float64"
     return walk.tracer.builder.finish(
         tuple(ref.name for ref in inputs),
         tuple(ref.name for ref in outputs),
@@ -139,7 +141,8 @@ class _Walk:
                 f"node '{operation.name}' ({operation.op_type}) is malformed or used in a way that is not "
                 f"supported: {type(error).__name__}: {error}"
             ) from error
-        return result if isinstance(result, tuple) else (result,)
+        results = result if isinstance(result, tuple) else (result,)
+        return tuple(np.asarray(v) if isinstance(v, np.generic) else v for v in results)
 
     def _call(
         self, function: Function, operation: Operation, values: tuple[Value | None, ...], depth: int

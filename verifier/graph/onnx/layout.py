@@ -89,7 +89,7 @@ def _gather_elements(t: Tracer, call: Call) -> Value:
     x, axis = call.inputs[0], call.attr("axis", 0)
     indices = t.constant(call.inputs[1], "the indices").astype(np.int64)
     indices = np.where(indices < 0, indices + x.shape[axis], indices)
-    grid = list(np.indices(indices.shape, sparse=True))
+    grid: list[np.ndarray] = list(np.indices(indices.shape, sparse=True))
     grid[axis % x.ndim] = indices
     return build.rearrange(t, x, lambda a: a[tuple(grid)])
 
@@ -123,7 +123,7 @@ def _scatter_elements(t: Tracer, call: Call) -> Value:
         raise t.unsupported(f"reduction {call.attr('reduction')}")
     indices = t.constant(call.inputs[1], "the indices").astype(np.int64)
     indices = np.where(indices < 0, indices + x.shape[axis], indices)
-    grid = list(np.indices(indices.shape, sparse=True))
+    grid: list[np.ndarray] = list(np.indices(indices.shape, sparse=True))
     grid[axis % x.ndim] = indices
     return build.scatter(t, x, np.arange(x.size).reshape(x.shape)[tuple(grid)], call.inputs[2])
 
@@ -174,7 +174,7 @@ def _space_to_depth(t: Tracer, call: Call) -> Value:
 
 def _trilu(t: Tracer, call: Call) -> Value:
     x, k = call.inputs[0], (call.ints(t, "k", 1) or [0])[0]
-    keep = np.tri(*x.shape[-2:], k=k if not call.attr("upper", 1) else k - 1, dtype=bool)
+    keep = np.tri(x.shape[-2], x.shape[-1], k if not call.attr("upper", 1) else k - 1, dtype=bool)
     keep = ~keep if call.attr("upper", 1) else keep
     return build.choose(t, keep, x, np.zeros((), dtype=str(x.dtype)))
 

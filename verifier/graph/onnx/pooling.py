@@ -8,7 +8,7 @@ from verifier.graph.lowering import pooling as build
 from verifier.graph.lowering import resize
 from verifier.graph.lowering.reduce import reduce_max, reduce_mean
 from verifier.graph.lowering.values import Ref, Tracer, Value
-from verifier.graph.onnx.call import Call, Lowering
+from verifier.graph.onnx.call import Builder, Call, Lowering
 from verifier.graph.onnx.linear import spatial_settings
 
 
@@ -30,7 +30,7 @@ def _average_pool(t: Tracer, call: Call) -> Value:
     return build.average_pool(t, x, _window(call, x), bool(call.attr("count_include_pad", 0)))
 
 
-def _global(reduce: Lowering) -> Lowering:
+def _global(reduce: Builder) -> Lowering:
     def lower(t: Tracer, call: Call) -> Value:
         return reduce(t, call.inputs[0], tuple(range(2, call.inputs[0].ndim)), True)
 

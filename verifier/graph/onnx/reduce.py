@@ -6,13 +6,13 @@ import numpy as np
 
 from verifier.graph.lowering import reduce as build
 from verifier.graph.lowering.activation import unary
-from verifier.graph.lowering.arithmetic import mul
+from verifier.graph.lowering.arithmetic import mul, neg
 from verifier.graph.lowering.layout import reshape
 from verifier.graph.lowering.values import Tracer, Value
-from verifier.graph.onnx.call import Call, Lowering
+from verifier.graph.onnx.call import Builder, Call, Lowering
 
 
-def _reduction(reduce: Lowering, before: str | None = None, after: str | None = None) -> Lowering:
+def _reduction(reduce: Builder, before: str | None = None, after: str | None = None) -> Lowering:
     """Lower after(reduce(before(x))); axes are an attribute or, in later opsets, an input."""
 
     def lower(t: Tracer, call: Call) -> Value:
@@ -51,14 +51,9 @@ def _softmax(t: Tracer, call: Call) -> Value:
 
 def _arg(t: Tracer, call: Call) -> Value:
     x = call.inputs[0]
-    if not isinstance(x, np.ndarray):
-        raise t.unsupported(
-            "its result is an index, not a number to bound; export the network without it and state the "
-            "property on the scores (class k wins when its score is the largest)"
-        )
-    axis, keep = call.attr("axis", 0), bool(call.attr("keepdims", 1))
-    found = (np.argmax if call.op_type == "ArgMax" else np.argmin)(x, axis=axis)
-    return np.expand_dims(found, axis) if keep else found
+    x = x if call.op_type == "ArgMax" else neg(t, x)
+    last = bool(call.attr("select_last_index", 0))
+    return build.arg_max(t, x, call.attr("axis", 0), bool(call.attr("keepdims", 1)), last=last)
 
 
 TABLE: dict[str, Lowering] = {
