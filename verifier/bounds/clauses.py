@@ -31,7 +31,8 @@ class PaddedClauses:
 
     def closed(self, clause: np.ndarray, row_margins: np.ndarray) -> np.ndarray:
         """bool [B]: clause [B] is refuted by lower bounds row_margins [B, S]. NaN refutes nothing."""
-        return np.where(self.strict[clause], row_margins >= 0, row_margins > 0).any(axis=1)
+        refuted: np.ndarray = np.where(self.strict[clause], row_margins >= 0, row_margins > 0)
+        return np.any(refuted, axis=1)
 
     def open(self, margins: np.ndarray) -> np.ndarray:
         """Numbers of the clauses that margins [C, S] leave open."""

@@ -6,7 +6,7 @@ of all bounded nodes, K in all. Shape letters: B subdomains, S rows of a clause,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
