@@ -35,7 +35,10 @@ void check_range(const char* name, const Array<V>& array, int64_t low, int64_t h
 
 template <typename T>
 py::dict bound(verifier::Domains<T>& self, const py::dict& given) {
-    const auto rows = wanted<double>(given, "rows", -1, self.outputs());
+    const int stage = given["stage"].cast<int>();  // of neurons; 0 for rows of the output
+    if (stage < 0 || stage >= self.stage_count()) throw py::value_error("stage: out of range");
+    Array<double> rows;
+    if (stage == 0) rows = wanted<double>(given, "rows", -1, self.outputs());
     const auto spec = wanted<int32_t>(given, "spec", -1, 0);
     const int64_t count = spec.shape(0), open = self.open_count();
     const auto limit = wanted<double>(given, "limit", count, 0);
@@ -51,7 +54,7 @@ py::dict bound(verifier::Domains<T>& self, const py::dict& given) {
         slopes = given["slopes"].cast<Array<uint8_t>>();
         if (slopes.ndim() != 2 || slopes.shape(1) != open) throw py::value_error("slopes: expected [*, K], K open neurons");
     }
-    check_range("spec", spec, 0, rows.shape(0));
+    check_range("spec", spec, 0, stage == 0 ? rows.shape(0) : 2 * self.stage_size(stage));
     check_range("domain", domain, 0, split.shape(0));
     check_range("slope_row", slope_row, 0, kept ? std::min(slopes.shape(0), multiplier.shape(0)) : multiplier.shape(0));
     check_range("split", split, -1, open);
@@ -68,7 +71,7 @@ py::dict bound(verifier::Domains<T>& self, const py::dict& given) {
     py::array_t<float> multiplier_out({full ? count : 0, depth});
     py::array_t<int32_t> candidates({full ? count : 0, static_cast<int64_t>(verifier::kCandidates)});
     const verifier::RowJob job{
-        count, given["iterations"].cast<int64_t>(), given["rigorous"].cast<bool>(), rows.data(), spec.data(), limit.data(),
+        count, given["iterations"].cast<int64_t>(), given["rigorous"].cast<bool>(), stage == 0 ? rows.data() : nullptr, stage, spec.data(), limit.data(),
         slope_row.data(), domain.data(), kept ? slopes.data() : nullptr, depth, split.data(), sign.data(),
         multiplier.data(), more ? extra.data() : nullptr, more ? extra_sign.data() : nullptr, value.mutable_data(),
         full ? slopes_out.mutable_data() : nullptr, full ? multiplier_out.mutable_data() : nullptr,
@@ -99,12 +102,24 @@ void bind(py::module_& module, const char* name) {
              }),
              py::arg("network"), py::arg("lower"), py::arg("upper"), py::arg("threads"), py::keep_alive<1, 2>())
         .def("optimise_root", &Domains::optimise_root, py::call_guard<py::gil_scoped_release>(), py::arg("seconds"),
-             py::arg("most_iterations"))
+             py::arg("most_iterations"), py::arg("first"))
+        .def("tighten",
+             [](Domains& self, int stage, const Array<int32_t>& neurons, const Array<double>& lower, const Array<double>& upper) {
+                 if (stage < 1 || stage >= self.stage_count()) throw py::value_error("stage: out of range");
+                 if (lower.size() != neurons.size() || upper.size() != neurons.size())
+                     throw py::value_error("lower, upper: expected one number per neuron");
+                 check_range("neurons", neurons, 0, self.stage_size(stage));
+                 for (py::ssize_t k = 0; k < neurons.size(); ++k)
+                     self.tighten(stage, neurons.data()[k], lower.data()[k], upper.data()[k]);
+             },
+             py::arg("stage"), py::arg("neurons"), py::arg("lower"), py::arg("upper"))
         .def_property_readonly("failed", &Domains::failed)
         .def_property_readonly("open_stage", [](const Domains& self) { return self.open_stage(); })
         .def_property_readonly("open_index", [](const Domains& self) { return self.open_index(); })
         .def("stage_bounds",
-             [](const Domains& self, int stage, int64_t size) {
+             [](const Domains& self, int stage) {
+                 if (stage < 1 || stage >= self.stage_count()) throw py::value_error("stage: out of range");
+                 const int64_t size = self.stage_size(stage);
                  const auto& state = self.state(stage);
                  py::array_t<double> lower(size), upper(size);
                  std::copy(state.lower, state.lower + size, lower.mutable_data());

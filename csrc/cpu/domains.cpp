@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <ctime>
 
 #include "network_storage.h"
 
@@ -13,8 +14,6 @@ namespace {
 using Time = std::chrono::steady_clock;
 
 bool is_over(const void* end) { return Time::now() > *static_cast<const Time::time_point*>(end); }
-
-double seconds_since(Time::time_point begin) { return std::chrono::duration<double>(Time::now() - begin).count(); }
 
 constexpr double kBlockBytes = 6e6;  // of one thread's block: rows stay close to the caches
 constexpr int64_t kMostRows = 96, kFewestRows = 32;
@@ -67,6 +66,7 @@ struct Domains<T>::Blocks {
         one.losses = array(rows * kMostLanes);
         for (double** field : {&one.bound, &one.best_bound, &one.limit}) *field = wide(rows);
         one.row = list(rows);
+        one.codes = list(rows);
         one.split_count = list(rows);
         if (plan.sparse) {
             const int64_t wide_rows = (rows + kMostLanes - 1) / kMostLanes * kMostLanes;
@@ -97,9 +97,10 @@ Domains<T>::Domains(Network<T>& network, const double* lower, const double* uppe
     blocks_->root.work.share = [](int64_t items, int count, Task task, void* context) {
         parallel_for(items, count, [&](int number, int64_t item) { task(context, number, item); });
     };
-    const auto begin = Time::now();
-    run_root(0, {nullptr, nullptr});
-    plain_seconds_ = seconds_since(begin);
+    const std::clock_t begin = std::clock();
+    run_root(0, 0, {nullptr, nullptr});
+    // Of the processor, so that other processes do not count; the threads share the work.
+    plain_seconds_ = static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC / threads_;
 }
 
 template <typename T>
@@ -118,14 +119,14 @@ BlockScratch<T>& Domains<T>::block(int thread, int64_t most_splits) {
 }
 
 template <typename T>
-void Domains<T>::run_root(int64_t iterations, Clock clock) {
+void Domains<T>::run_root(int64_t iterations, int first, Clock clock) {
     Blocks& mine = *blocks_;
     const bool again = !mine.previous_lower.empty();
     // Until the neurons are listed again, nothing is open.
     std::vector<int64_t> none(plan_.count + 1, 0);
     root_.open_start = none.data();
     const RootJob<T> job{lower_.data(), upper_.data(), again ? mine.previous_lower.data() : nullptr,
-                         again ? mine.previous_upper.data() : nullptr, iterations, mine.blocks.data(), clock};
+                         again ? mine.previous_upper.data() : nullptr, iterations, first, mine.blocks.data(), clock};
     failed_ = !network_.isa_.bound_root(mine.root.work, root_, job);
     list_open();
     if (!again)
@@ -159,20 +160,22 @@ void Domains<T>::list_open() {
 }
 
 template <typename T>
-bool Domains<T>::optimise_root(double seconds, int64_t most_iterations) {
+bool Domains<T>::optimise_root(double seconds, int64_t most_iterations, int first) {
     if (failed_) return false;
     // A step carries rows back and forward again; about 2.5 plain passes.
     const auto affordable = static_cast<int64_t>(std::min(1e6, seconds / std::max(2.5 * plain_seconds_, 1e-9)));
     const int64_t iterations = std::min(most_iterations, affordable);
-    if (iterations < 3) return false;
     const auto end = Time::now() + std::chrono::duration_cast<Time::duration>(std::chrono::duration<double>(2 * std::min(seconds, 1e6)));
-    run_root(iterations, {is_over, &end});
-    return !failed_;
+    run_root(iterations < 3 ? 0 : iterations, first, {is_over, &end});
+    return !failed_ && iterations >= 3;
 }
 
 template <typename T>
-int64_t Domains<T>::row_bytes() const {
-    return open_count();
+void Domains<T>::tighten(int stage, int64_t i, double lower, double upper) {
+    const T low = round_down<T>(lower), high = round_up<T>(upper);
+    T &known_low = blocks_->previous_lower[stage][i], &known_high = blocks_->previous_upper[stage][i];
+    if (low > known_low && low <= known_high) known_low = low;
+    if (high < known_high && high >= known_low) known_high = high;
 }
 
 template <typename T>

@@ -169,9 +169,9 @@ def test_root_bounds_hold_and_tighten() -> None:
     rng = np.random.default_rng(13)
     graph = chain(rng, [6, 40, 40, 40, 3])
     domains = domains_of(graph, np.eye(3), 0.4, 5)
-    before = [domains.stage_bounds(s, 40) for s in (1, 2, 3)]
+    before = [domains.stage_bounds(s) for s in (1, 2, 3)]
     assert domains.optimise_root(1e9) >= 0
-    after = [domains.stage_bounds(s, 40) for s in (1, 2, 3)]
+    after = [domains.stage_bounds(s) for s in (1, 2, 3)]
     assert all((a[0] >= b[0]).all() and (a[1] <= b[1]).all() for a, b in zip(after, before, strict=True))
     assert (after[2][1] - after[2][0]).sum() < 0.98 * (before[2][1] - before[2][0]).sum()
     h = points_in(domains, 2000)
@@ -222,3 +222,40 @@ def test_bad_jobs_are_refused() -> None:
     batch.split[:] = domains.width
     with pytest.raises(ValueError, match="split: expected indices"):
         domains.bound(batch, 0, never)
+
+
+def test_refined_neurons_hold_and_tighten() -> None:
+    rng = np.random.default_rng(31)
+    graph = chain(rng, [6, 30, 30, 30, 3])
+    domains = domains_of(graph, np.eye(3), 0.5, 8)
+    domains.optimise_root(1e9)
+    before = [domains.stage_bounds(s) for s in (1, 2, 3)]
+    assert domains.refine(20.0, never)
+    after = [domains.stage_bounds(s) for s in (1, 2, 3)]
+    assert all((a[0] >= b[0]).all() and (a[1] <= b[1]).all() for a, b in zip(after, before, strict=True))
+    assert (after[2][1] - after[2][0]).sum() < 0.9 * (before[2][1] - before[2][0]).sum()
+    h = points_in(domains, 4000)
+    for k in range(3):
+        z = h @ graph[f"dense{k}"].attrs["weight"].astype(float) + graph[f"dense{k}"].attrs["bias"]
+        assert (z >= after[k][0]).all() and (z <= after[k][1]).all()
+        h = np.maximum(z, 0)
+    assert not domains.refine(0.0, never)
+
+
+def test_frontier_takes_the_lowest_and_loses_nothing() -> None:
+    from verifier.search.activation_split import Frontier
+
+    rng = np.random.default_rng(37)
+    domains = domains_of(chain(rng, [4, 12, 2]), np.ones((1, 2)), 0.5, 9)
+    frontier, left = Frontier(domains, limit_bytes=20_000), []
+    for _ in range(120):
+        batch = domains.initial(np.zeros(int(rng.integers(1, 40)), np.int64))
+        batch.margin[:] = rng.normal(size=len(batch))
+        left.extend(batch.margin)
+        frontier.put(batch)
+        taken = frontier.take(int(rng.integers(1, 25)))
+        left.sort()
+        assert np.array_equal(np.sort(taken.margin), left[: len(taken)])
+        del left[: len(taken)]
+        assert len(frontier) == len(left)
+        assert frontier.worst == (left[0] if left else np.inf)

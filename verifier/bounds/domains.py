@@ -61,6 +61,11 @@ class DomainBatch:
         return self.margin.cpu().numpy()
 
     @property
+    def clauses(self) -> np.ndarray:
+        """See engine.DomainBatch."""
+        return self.clause.cpu().numpy()
+
+    @property
     def stuck(self) -> np.ndarray:
         """See engine.DomainBatch."""
         return (self.candidates[:, 0] < 0).cpu().numpy()
@@ -310,6 +315,10 @@ class DomainEngine:
     def join(self, parts: Sequence[DomainBatch]) -> DomainBatch:
         """See engine.DomainEngine."""
         return DomainBatch.join(parts)
+
+    def refine(self, seconds: float, stopped: Callable[[], bool]) -> bool:
+        """See engine.DomainEngine; here only the root's own ascent tightens them."""
+        return False
 
     def forget(self, batch: DomainBatch) -> DomainBatch:
         """See engine.DomainEngine; here everything is kept."""

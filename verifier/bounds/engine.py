@@ -72,6 +72,10 @@ class DomainBatch(Protocol):
         """Best rigorous margin of each subdomain so far, float64 [B] (of its clause's best row)."""
 
     @property
+    def clauses(self) -> np.ndarray:
+        """Number of the clause to refute on each subdomain, int [B]."""
+
+    @property
     def stuck(self) -> np.ndarray:
         """bool [B]: no neuron is left whose split could help."""
 
@@ -117,6 +121,12 @@ class DomainEngine(Protocol):
 
     def branch(self, batch: Any) -> Any:
         """Two children of every subdomain, which together cover it; none of the batch may be stuck."""
+
+    def refine(self, seconds: float, stopped: Callable[[], bool]) -> bool:
+        """Spend about `seconds` on the bounds that all subdomains share; True where that changed much.
+
+        Batches made before are void then.
+        """
 
     def join(self, parts: Sequence[Any]) -> Any:
         """Several batches as one."""

@@ -10,6 +10,7 @@ Property: sound at the engine's level; complete up to the convergence of the mul
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 from verifier.bounds.clauses import PaddedClauses
 from verifier.bounds.engine import DomainBounds
 from verifier.bounds.native_engine import NativeEngine
+from verifier.bounds.native_refine import refine_stages
 from verifier.kernels.native import native
 from verifier.run import Run
 from verifier.spec.groups import Group
@@ -57,6 +59,11 @@ class NativeBatch:
         return self.margin
 
     @property
+    def clauses(self) -> np.ndarray:
+        """See engine.DomainBatch."""
+        return self.clause
+
+    @property
     def stuck(self) -> np.ndarray:
         """See engine.DomainBatch."""
         return self.candidates[:, 0] < 0
@@ -82,30 +89,35 @@ class NativeDomains:
         module = native()
         kind = module.DomainsDouble if engine.graph.dtype == "float64" else module.DomainsFloat
         self.clauses = clauses
-        self._core = kind(engine.network, lower, upper, threads=engine.threads)
+        self.core = kind(engine.network, lower, upper, threads=engine.threads)
         self.capacity = module.split_candidates
         self._count_open()
         c, s = clauses.limits.shape
-        self._rows = clauses.rows.reshape(c * s, -1)
+        self._target: dict[str, Any] = {"stage": 0, "rows": clauses.rows.reshape(c * s, -1)}
+        self._spec = np.arange(c * s, dtype=np.int32)
         self.batch_size = max(1, ROWS_AT_ONCE // s)
 
     def _count_open(self) -> None:
-        self.open_stage = np.asarray(self._core.open_stage, dtype=np.int32)
-        self.open_index = np.asarray(self._core.open_index, dtype=np.int32)
+        self.open_stage = np.asarray(self.core.open_stage, dtype=np.int32)
+        self.open_index = np.asarray(self.core.open_index, dtype=np.int32)
         self.width = len(self.open_stage)
         self._root_slopes: np.ndarray | None = None
 
-    def stage_bounds(self, stage: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """The root's bounds of z of a stage [size]."""
-        return self._core.stage_bounds(stage, size)
+    def stage_bounds(self, stage: int) -> tuple[np.ndarray, np.ndarray]:
+        """The root's bounds of z of a stage [N], counted from 1."""
+        return self.core.stage_bounds(stage)
 
-    def optimise_root(self, seconds: float, iterations: int = INTERMEDIATE_ITERATIONS) -> int:
-        """Optimise the slopes of every open neuron's own bounds within about `seconds`.
+    def tighten(self, stage: int, neurons: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> None:
+        """Intersect the root's bounds of neurons of a stage; they take effect at the next `optimise_root`."""
+        self.core.tighten(stage, neurons, lower, upper)
+
+    def optimise_root(self, seconds: float, iterations: int = INTERMEDIATE_ITERATIONS, first: int = 0) -> int:
+        """Optimise the slopes of every open neuron's own bounds within about `seconds`, from stage `first` on.
 
         Returns the number of neurons that became stable. Batches made before are void.
         """
         before = self.width
-        self._core.optimise_root(seconds, iterations)
+        self.core.optimise_root(seconds, iterations, first)
         self._count_open()
         return before - self.width
 
@@ -129,10 +141,9 @@ class NativeDomains:
         clause = batch.clause[subdomain]
         spec = (clause[:, None] * s + np.arange(s, dtype=np.int32)).reshape(-1)
         slope_row = (subdomain[:, None] * s + np.arange(s)).reshape(-1).astype(np.int32)
-        return self._core.bound(
+        return self.core.bound(
             {
-                "rows": self._rows,
-                "spec": spec,
+                "spec": self._spec[spec],
                 "limit": self.clauses.limits.reshape(-1)[spec],
                 "slope_row": slope_row,
                 "domain": np.repeat(subdomain, s).astype(np.int32),
@@ -143,6 +154,7 @@ class NativeDomains:
                 "extra": None,
                 "extra_sign": None,
             }
+            | self._target
             | job
         )
 
@@ -166,6 +178,19 @@ class NativeDomains:
             self._keep_root(done)
         minimiser = found["minimiser"].reshape(b, s, -1)[rows, best]
         return DomainBounds(done, margins, minimiser, self.clauses.closed(batch.clause, margins))
+
+    def on_neurons(self, stage: int, codes: np.ndarray) -> NativeDomains:
+        """The same root with clauses z_i > 0 (code 2 i) and z_i < 0 (code 2 i + 1) for neurons of a stage."""
+        found = copy(self)
+        count = len(codes)
+        found.clauses = PaddedClauses(np.zeros((count, 1, 0)), np.zeros((count, 1)), np.zeros((count, 1), dtype=bool))
+        found._target, found._spec = {"stage": stage}, np.asarray(codes, dtype=np.int32)
+        found._root_slopes = None
+        return found
+
+    def refine(self, seconds: float, stopped: Callable[[], bool]) -> bool:
+        """See engine.DomainEngine: neurons' own bounds by branch and bound, stage by stage."""
+        return refine_stages(self, seconds, stopped)
 
     def branch(self, batch: NativeBatch) -> NativeBatch:
         """See engine.DomainEngine."""

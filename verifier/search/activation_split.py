@@ -7,6 +7,7 @@ Source: Wang et al. 2021, arXiv:2103.06624 (beta-CROWN); De Palma et al. 2021, a
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,10 @@ ROOT_ITERATIONS = 60
 CHILD_ITERATIONS = 12
 #: For subdomains without anything left to split, whose bound is a linear program's once converged.
 LAST_ITERATIONS = 400
+#: Share of the remaining time after which the search pauses to tighten what all subdomains share, and for how long.
+TRIAL_SHARE = 0.1
+REFINE_SHARE = 0.3
+MOST_REFINEMENTS = 4
 #: Bytes of open subdomains above which new ones keep only their bounds and splits.
 FRONTIER_BYTES = 1 << 30
 #: Parts of the frontier above which small ones are joined.
@@ -42,6 +47,12 @@ class Frontier:
 
     def __len__(self) -> int:
         return sum(self._left)
+
+    @property
+    def clauses(self) -> np.ndarray:
+        """Clauses that some subdomain leaves open."""
+        parts = [p.clauses[np.isfinite(m)] for p, m in zip(self._parts, self._margins, strict=True)]
+        return np.unique(np.concatenate(parts)) if parts else np.zeros(0, np.int64)
 
     @property
     def nbytes(self) -> int:
@@ -109,6 +120,26 @@ def split_activations(engine: BoxEngine, group: Group, index: int, falsifier: Fa
     if len(clauses) == 0:
         return SplitResult(None, 0)
     frontier = Frontier(domains)
+    result = _open(domains, frontier, clauses, falsifier, index, run)
+    for _ in range(MOST_REFINEMENTS):
+        trial = time.monotonic() + TRIAL_SHARE * min(run.remaining(), 300.0)
+        result = result or _search(domains, frontier, falsifier, index, run, trial)
+        if result is not None or run.stopped():
+            break
+        with run.stage("refine neurons"):
+            gained = domains.refine(REFINE_SHARE * min(run.remaining(), 300.0), run.stopped)
+        if not gained:
+            run.say("refine", "tighter bounds of neurons gain too little")
+            break
+        clauses, frontier = frontier.clauses, Frontier(domains)
+        result = _open(domains, frontier, clauses, falsifier, index, run)
+    return result or _search(domains, frontier, falsifier, index, run, np.inf) or SplitResult(None, len(frontier))
+
+
+def _open(
+    domains: DomainEngine, frontier: Frontier, clauses: np.ndarray, falsifier: Falsifier, index: int, run: Run
+) -> SplitResult | None:
+    """Bound the clauses on the unsplit box; put what stays open on the frontier."""
     for begin in range(0, len(clauses), domains.batch_size):
         part = clauses[begin : begin + domains.batch_size]
         bounds = domains.bound(domains.initial(part), ROOT_ITERATIONS, run.stopped)
@@ -119,7 +150,7 @@ def split_activations(engine: BoxEngine, group: Group, index: int, falsifier: Fa
         frontier.put(bounds.batch.select(~bounds.closed))
     run.bound_after = frontier.worst if len(frontier) else None
     run.say("slopes", f"{len(frontier)} of {len(clauses)} clauses open, worst margin {frontier.worst:.6g}")
-    return _search(domains, frontier, falsifier, index, run)
+    return None
 
 
 def _root(engine: BoxEngine, group: Group, index: int, run: Run) -> tuple[DomainEngine, np.ndarray]:
@@ -133,10 +164,13 @@ def _root(engine: BoxEngine, group: Group, index: int, run: Run) -> tuple[Domain
     return torch_domains.root_domains(engine, group, index, run)  # type: ignore[arg-type]
 
 
-def _search(domains: DomainEngine, frontier: Frontier, falsifier: Falsifier, index: int, run: Run) -> SplitResult:
+def _search(
+    domains: DomainEngine, frontier: Frontier, falsifier: Falsifier, index: int, run: Run, until: float
+) -> SplitResult | None:
+    """Split until everything is closed or decided; None where the run or the time `until` is over before."""
     while len(frontier):
-        if run.stopped():
-            break
+        if run.stopped() or time.monotonic() > until:
+            return None
         batch = frontier.take(max(1, domains.batch_size // 2))
         stuck = batch.stuck
         if stuck.any():
@@ -156,11 +190,11 @@ def _search(domains: DomainEngine, frontier: Frontier, falsifier: Falsifier, ind
             return SplitResult(witness, len(frontier) + len(children))
         if run.stopped():
             frontier.put(batch)
-            break
+            return None
         frontier.put(bounds.batch.select(~bounds.closed))
         run.bound_after = frontier.worst
         run.tick(len(frontier), run.bound_after)
-    return SplitResult(None, len(frontier))
+    return SplitResult(None, 0)
 
 
 def _try_minimisers(falsifier: Falsifier, bounds: DomainBounds, index: int) -> object | None:

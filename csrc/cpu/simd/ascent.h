@@ -9,12 +9,12 @@
 
 namespace verifier::VERIFIER_ISA {
 
-// Where the rows of a block start: rows of the output, or +z and -z of neurons of a stage.
+// Where rows start, by their numbers in the job: rows of the output, or +z and -z of neurons of a stage.
 struct Target {
     int stage;
-    const double* rows;      // [*, n_out] with `spec`, else null
+    const double* rows;    // [*, n_out] with `spec`, else null
     const int32_t* spec;
-    const int32_t* neurons;  // row 2 k is +z of neuron k, row 2 k + 1 is -z
+    const int32_t* codes;  // 2 i for +z of neuron i, 2 i + 1 for -z
 };
 
 template <typename T>
@@ -42,7 +42,7 @@ static void place_block(Block<T>& at, int64_t n) {
     memset(work.offsets, 0, n * lanes * sizeof(double));
     memset(work.losses, 0, n * lanes * sizeof(T));
     memset(work.waiting, 0, at.plan.count * sizeof(int));
-    if (at.target.neurons == nullptr) {
+    if (at.target.codes == nullptr) {
         work.waiting[at.target.stage] = 1;
         T* out = work.coeffs[at.target.stage];
         memset(out, 0, n * stage.stride * sizeof(T));
@@ -64,13 +64,13 @@ static void place_block(Block<T>& at, int64_t n) {
         const int64_t stride = at.plan.stages[term.source].stride;
         work.waiting[term.source] = 1;
         for (int64_t r = 0; r < n; ++r)
-            gather_row(term, at.target.neurons[work.row[r] / 2], work.row[r] % 2 ? T(-1) : T(1),
+            gather_row(term, at.target.codes[work.row[r]] / 2, at.target.codes[work.row[r]] % 2 ? T(-1) : T(1),
                        work.coeffs[term.source] + r * stride, stride);
     }
     for (int64_t r = 0; r < n; ++r) {
-        const int64_t i = at.target.neurons[work.row[r] / 2];
+        const int64_t code = at.target.codes[work.row[r]], i = code / 2;
         const double size = state.weight_magnitude[i], bias = stage.bias[i];
-        work.offsets[r * lanes] = work.row[r] % 2 ? -bias : bias;
+        work.offsets[r * lanes] = code % 2 ? -bias : bias;
         if (kRigorous)
             work.losses[r * lanes] =
                 as_charge<T>(stage.deployed_gamma * (size + stage.bias_magnitude[i]) + state.deployed_tiny +
@@ -187,7 +187,7 @@ static void concretise_block(Block<T>& at, int top, int64_t n) {
 template <typename T, bool kRigorous>
 static void bound_block(Block<T>& at, int64_t n) {
     BlockScratch<T>& work = at.work;
-    const int top = at.target.neurons ? at.target.stage - 1 : at.target.stage;
+    const int top = at.target.codes ? at.target.stage - 1 : at.target.stage;
     place_block<T, kRigorous>(at, n);
     for (int s = top; s >= 1; --s) {
         if (!work.waiting[s]) continue;

@@ -145,9 +145,10 @@ template <typename T>
 static void bound_domain_rows(const DomainRoot<T>& root, BlockScratch<T>& work, const RowJob& job, const Clock& clock,
                               int64_t begin, int64_t count) {
     const int64_t open_count = root.open_start[root.plan->count];
-    Block<T> at = block_of(root, work, {root.plan->count - 1, job.rows, nullptr, nullptr}, count);
-    // `spec` is read by a row's own number in the job.
-    at.target.spec = job.spec;
+    const bool output = job.rows != nullptr;
+    const Target target{output ? root.plan->count - 1 : job.stage, job.rows, output ? job.spec : nullptr,
+                        output ? nullptr : job.spec};
+    Block<T> at = block_of(root, work, target, count);
     load_rows(at, root, job, begin, open_count);
     if (job.iterations > 0) ascend_block(at, job.iterations, clock);
     job.rigorous ? bound_block<T, true>(at, count) : bound_block<T, false>(at, count);
@@ -171,10 +172,11 @@ static void ascend_neurons(void* context, int thread, int64_t item) {
     const int64_t begin = item * job.block, left = job.open - begin, count = left < job.block ? left : job.block;
     const int32_t* neurons = job.at.work.open + begin;
     BlockScratch<T>& work = job.job.blocks[thread];
-    Block<T> at = block_of(job.root, work, {job.index, nullptr, nullptr, neurons}, 2 * count);
+    Block<T> at = block_of(job.root, work, {job.index, nullptr, nullptr, work.codes}, 2 * count);
     reset_block(at, 2 * count);
     for (int64_t r = 0; r < 2 * count; ++r) {
         work.row[r] = static_cast<int32_t>(r);
+        work.codes[r] = 2 * neurons[r / 2] + r % 2;
         work.limit[r] = 0;
     }
     ascend_block(at, job.job.iterations, job.job.clock);
@@ -233,7 +235,7 @@ static bool bound_root(Workspace<T>& work, const DomainRoot<T>& root, const Root
         const Activation f = plan.stages[s].activation;
         if (plan.stages[s].refine) {
             if (!job.previous_lower) refine_stage(at, s);
-            if (job.iterations > 0 && (f == Activation::kRelu || f == Activation::kLeakyRelu)) ascend_stage(at, root, job, s);
+            if (s >= job.first && job.iterations > 0 && (f == Activation::kRelu || f == Activation::kLeakyRelu)) ascend_stage(at, root, job, s);
         }
         relax_stage(at, s);
         mark_free(at, root, s);

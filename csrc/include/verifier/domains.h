@@ -39,7 +39,7 @@ struct BlockScratch {
     double* offsets;   // [block * kMostLanes]
     T* losses;         // [block * kMostLanes]
     double *bound, *best_bound, *limit;  // [block]
-    int32_t* row;                        // [block] each row's number in the job
+    int32_t *row, *codes;                // [block] each row's number in the job; neurons of the root
     SplitEntry<T>* splits;               // [block, most_splits]
     int32_t* split_count;                // [block]
     float* scores;                       // [K], twice
@@ -62,8 +62,9 @@ struct DomainRoot {
 struct RowJob {
     int64_t count, iterations;
     bool rigorous;
-    const double* rows;         // [M, n_out]
-    const int32_t* spec;        // [count] row of `rows`
+    const double* rows;         // [M, n_out]; null for rows +z and -z of neurons of `stage`
+    int stage;
+    const int32_t* spec;        // [count] row of `rows`; or 2 i for +z of neuron i, 2 i + 1 for -z
     const double* limit;        // [count] a row above it may stop
     const int32_t* slope_row;   // [count] row of `slopes` and `multiplier`
     const int32_t* domain;      // [count] row of `split` and `sign`
@@ -94,6 +95,7 @@ struct RootJob {
     T* const* previous_lower;      // bounds already known, null for none
     T* const* previous_upper;
     int64_t iterations;            // of the ascent for each neuron; 0 for none
+    int first;                     // stages before it keep their bounds
     BlockScratch<T>* blocks;       // [row_threads]
     Clock clock;
 };
@@ -110,13 +112,18 @@ class Domains {
     ~Domains();
 
     // Optimises the slopes of every open neuron's own bounds within about `seconds`; false if there was no time.
-    bool optimise_root(double seconds, int64_t most_iterations);
+    // Stages before `first` keep their bounds.
+    bool optimise_root(double seconds, int64_t most_iterations, int first = 0);
+
+    // Intersects z of neuron i of a stage with rigorous bounds; the root's lines follow at the next `optimise_root`.
+    void tighten(int stage, int64_t i, double lower, double upper);
+    int64_t stage_size(int stage) const { return plan_.stages[stage].size; }
+    int stage_count() const { return plan_.count; }
 
     bool failed() const { return failed_; }
     int64_t inputs() const { return plan_.stages[0].size; }
     int64_t outputs() const { return plan_.stages[plan_.count - 1].size; }
     int64_t open_count() const { return static_cast<int64_t>(open_index_.size()); }
-    int64_t row_bytes() const;
     const std::vector<int32_t>& open_stage() const { return open_stage_; }
     const std::vector<int32_t>& open_index() const { return open_index_; }
     const StageState<T>& state(int stage) const { return root_.stages[stage]; }
@@ -126,7 +133,7 @@ class Domains {
 
   private:
     struct Blocks;
-    void run_root(int64_t iterations, Clock clock);
+    void run_root(int64_t iterations, int first, Clock clock);
     void list_open();
     BlockScratch<T>& block(int thread, int64_t most_splits);
 
