@@ -1,4 +1,4 @@
-// The only pybind11 file: NumPy arrays in and out, the GIL released while the kernels work.
+// NumPy arrays in and out, the GIL released while the kernels work. Subdomains: bindings_domains.cpp.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -8,6 +8,8 @@
 #include "verifier/thread_pool.h"
 
 namespace py = pybind11;
+
+void bind_domains(py::module_& module);
 
 namespace {
 
@@ -266,6 +268,7 @@ PYBIND11_MODULE(_native, module) {
     module.doc() = "Compiled kernels of verifier; use them through verifier.kernels and verifier.bounds.";
     bind_network<float>(module, "NetworkFloat");
     bind_network<double>(module, "NetworkDouble");
+    bind_domains(module);
     bind_kernels<float>(module, "_float32");
     bind_kernels<double>(module, "_float64");
     module.def("clip_boxes_float64", &clip_boxes, py::arg("cuda"), py::arg("where"), py::arg("job"));

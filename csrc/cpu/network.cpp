@@ -247,12 +247,27 @@ void Network<T>::finish(int forms) {
     plan_.forms = forms >= 0 ? forms > 0 : carried * forward_cost() < 0.5 * backward_cost() || plan_.last_hidden < 0;
     plan_.row_block = plan_.longest_stride <= 128 ? 48 : 64;
     plan_.buffer_count = count_buffers();
-    for (int s = 1; s < plan_.count; ++s) {
+    choose_refined(stages_, plan_.forms);
+}
+
+// A backward pass can improve a stage unless the forward pass is exact there.
+template <typename T>
+void Network<T>::choose_refined(std::vector<Stage<T>>& stages, bool forms) const {
+    for (size_t s = 1; s < stages.size(); ++s) {
         bool hidden_before = false;
-        for (int t = 0; t < stages_[s].term_count; ++t) hidden_before |= nonlinear_ancestor_[stages_[s].terms[t].source];
-        const bool exact = !hidden_before && (plan_.forms || depth_[s] <= 1);
-        stages_[s].refine = stages_[s].activation != Activation::kIdentity && !exact;
+        for (int t = 0; t < stages[s].term_count; ++t) hidden_before |= nonlinear_ancestor_[stages[s].terms[t].source];
+        const bool exact = !hidden_before && (forms || depth_[s] <= 1);
+        stages[s].refine = stages[s].activation != Activation::kIdentity && !exact;
     }
+}
+
+template <typename T>
+Plan<T> Network<T>::plan_without_forms(std::vector<Stage<T>>& stages) const {
+    Plan<T> plan = plan_;
+    plan.stages = stages.data();
+    plan.forms = false;
+    choose_refined(stages, false);
+    return plan;
 }
 
 template <typename T>

@@ -83,7 +83,8 @@ def test_tighter_methods_never_loosen(case):
     domains = DomainEngine(
         engine, found, low, high, rows.transpose(0, 1), torch.zeros(s, 1), torch.zeros(s, 1, dtype=torch.bool)
     )
-    ascended = domains.bound(domains.initial(torch.arange(s)), 30, lambda: False).row_margins[:, 0]
+    found_rows = domains.bound(domains.initial(np.arange(s)), 30, lambda: False).row_margins
+    ascended = torch.as_tensor(found_rows[:, 0])
     actual = torch.as_tensor(evaluate(graph, points).min(0))
     # Default slopes are a heuristic of the bounds they see, so only optimised ones are ordered.
     assert torch.all(ascended >= refined[0] - 1e-6)
@@ -101,7 +102,7 @@ def test_children_of_a_split_cover_and_hold(case):
     rows = torch.zeros(1, 1, graph.output_size, dtype=engine.dtype)
     rows[0, 0, 0] = 1.0
     domains = DomainEngine(engine, found, low, high, rows, torch.zeros(1, 1), torch.zeros(1, 1, dtype=torch.bool))
-    batch = domains.bound(domains.initial(torch.zeros(1, dtype=torch.int64)), 5, lambda: False).batch
+    batch = domains.bound(domains.initial(np.zeros(1, dtype=np.int64)), 5, lambda: False).batch
     values = evaluate_all(engine.network.graph, points)
     pre = domains.gather({n: torch.as_tensor(values[n]) for n in domains.open})
     output = evaluate(graph, points)[:, 0]

@@ -6,14 +6,16 @@ of all bounded nodes, K in all. Shape letters: B subdomains, S rows of a clause,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from verifier.bounds.backward import Planes, Split
 from verifier.bounds.concretize import InputShape
+from verifier.bounds.engine import DomainBounds
 from verifier.bounds.interval import Enclosure
 from verifier.bounds.slopes import Ascent, SlopeSpace
 from verifier.bounds.torch_engine import Enclosed, TorchEngine
@@ -53,35 +55,39 @@ class DomainBatch:
     def __len__(self) -> int:
         return self.low.shape[0]
 
-    def select(self, index: Tensor) -> DomainBatch:
-        """The subdomains at `index` (integers or a mask)."""
-        return DomainBatch(*(getattr(self, f.name)[index] for f in fields(self)))
+    @property
+    def margins(self) -> np.ndarray:
+        """See engine.DomainBatch."""
+        return self.margin.cpu().numpy()
+
+    @property
+    def clauses(self) -> np.ndarray:
+        """See engine.DomainBatch."""
+        return self.clause.cpu().numpy()
+
+    @property
+    def stuck(self) -> np.ndarray:
+        """See engine.DomainBatch."""
+        return (self.candidates[:, 0] < 0).cpu().numpy()
+
+    @property
+    def nbytes(self) -> int:
+        """See engine.DomainBatch."""
+        return sum(getattr(self, f.name).nbytes for f in fields(self))
+
+    def select(self, index: np.ndarray | Tensor) -> DomainBatch:
+        """See engine.DomainBatch."""
+        chosen = torch.as_tensor(index, device=self.low.device)
+        return DomainBatch(*(getattr(self, f.name)[chosen] for f in fields(self)))
 
     @staticmethod
-    def join(parts: list[DomainBatch]) -> DomainBatch:
+    def join(parts: Sequence[DomainBatch]) -> DomainBatch:
         """Several batches as one."""
         return DomainBatch(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(DomainBatch)))
 
 
-@dataclass(frozen=True)
-class DomainBounds:
-    """Result of bounding a batch.
-
-    Attributes:
-        batch: the same subdomains with improved slopes, multipliers and margins.
-        row_margins: rigorous lower bounds minus limits, float64 [B, S].
-        minimiser: [B, N_in], where the best row's form is smallest.
-        closed: [B] the clause is refuted.
-    """
-
-    batch: DomainBatch
-    row_margins: Tensor
-    minimiser: Tensor
-    closed: Tensor
-
-
 class DomainEngine:
-    """Bounds subdomains of one box for the clauses of a property.
+    """See engine.DomainEngine. Bounds subdomains of one box for the clauses of a property.
 
     Args:
         clause_rows: [C, S, N_out] (short clauses repeat a row), limits [C, S], strict [C, S].
@@ -109,6 +115,10 @@ class DomainEngine:
         for name, elements in self.open.items():
             self.slices[name] = slice(self.width, self.width + len(elements))
             self.width += len(elements)
+        # The ascent keeps about a dozen copies of every layer's coefficients.
+        sizes = sum(n.size for n in self.network.graph.nodes.values())
+        per_domain = 14 * clause_rows.shape[1] * sizes * torch.finfo(engine.dtype).bits // 8
+        self.batch_size = int(np.clip(4 * engine.memory_bytes // per_domain, 1, 256))
 
     def gather(self, values: dict[str, Tensor]) -> Tensor:
         """name -> [B, *shape] restricted to the open neurons, [B, K]."""
@@ -121,8 +131,9 @@ class DomainEngine:
         full = base.index_copy(base.ndim - 1, self.open[name], row[..., self.slices[name]])
         return full.reshape(*row.shape[:-1], *node.shape)
 
-    def initial(self, clauses: Tensor) -> DomainBatch:
-        """One unsplit subdomain for each of the clauses [B]."""
+    def initial(self, clauses: np.ndarray | Tensor) -> DomainBatch:
+        """See engine.DomainEngine."""
+        clauses = torch.as_tensor(clauses, device=self.lower.device)
         b, s = len(clauses), self.clause_rows.shape[1]
         low = self.gather(self.root.lower).expand(b, -1).clone()
         high = self.gather(self.root.upper).expand(b, -1).clone()
@@ -192,7 +203,7 @@ class DomainEngine:
 
     @torch.no_grad()
     def bound(self, batch: DomainBatch, iterations: int, stopped: Callable[[], bool]) -> DomainBounds:
-        """Optimise slopes and multipliers, then bound rigorously and score the neurons."""
+        """See engine.DomainEngine; also scores the neurons."""
         ascent = self.ascent(batch)
         limits = self.limits[batch.clause]
         free, beta = batch.free, batch.beta if ascent.splits is not None else None
@@ -217,11 +228,10 @@ class DomainEngine:
             margin=torch.maximum(batch.margin, margins.max(1).values),
             candidates=_strongest(scores),
         )
-        return DomainBounds(done, margins, minimiser[row, best], self.closed(batch, margins))
+        points, closed = minimiser[row, best], self.closed(batch, margins)
+        return DomainBounds(done, margins.double().cpu().numpy(), points.double().cpu().numpy(), closed.cpu().numpy())
 
-    def _scores(
-        self, visits: dict[str, Tensor], planes: dict[str, Planes], box: Enclosure, best: Tensor
-    ) -> Tensor:
+    def _scores(self, visits: dict[str, Tensor], planes: dict[str, Planes], box: Enclosure, best: Tensor) -> Tensor:
         """How much of the bound each open neuron's relaxation costs at most: |A| times the widest gap.
 
         For a relu with A < 0 this is A * u l / (u - l), the intercept score of BaBSR and kFSB.
@@ -301,6 +311,35 @@ class DomainEngine:
             point[half, neurons] = points
             beta[half, :, neurons] = 0.0
         return replace(both, low=low, high=high, sign=sign, point=point, beta=beta, depth=both.depth + 1)
+
+    def join(self, parts: Sequence[DomainBatch]) -> DomainBatch:
+        """See engine.DomainEngine."""
+        return DomainBatch.join(parts)
+
+    def refine(self, seconds: float, stopped: Callable[[], bool]) -> bool:
+        """See engine.DomainEngine; here only the root's own ascent tightens them."""
+        return False
+
+    def forget(self, batch: DomainBatch) -> DomainBatch:
+        """See engine.DomainEngine; here everything is kept."""
+        return batch
+
+    def branch(self, batch: DomainBatch) -> DomainBatch:
+        """Children of every subdomain at the candidate whose worse child is best, judged by a quick bound."""
+        candidates = batch.candidates
+        b, k = candidates.shape
+        points = self.split_points(batch, candidates.clamp(min=0))
+        best = torch.zeros(b, dtype=torch.int64, device=candidates.device)
+        best_score = torch.full((b,), -torch.inf, dtype=torch.float64, device=candidates.device)
+        for j in range(k):
+            children = self.split(batch, candidates[:, j].clamp(min=0), points[:, j])
+            margins = self.quick(children).reshape(2, b)
+            score = margins.min(0).values + 0.01 * margins.max(0).values.clamp(max=1e6)
+            better = (candidates[:, j] >= 0) & (score > best_score)
+            best = torch.where(better, j, best)
+            best_score = torch.where(better, score, best_score)
+        rows = torch.arange(b, device=candidates.device)
+        return self.split(batch, candidates[rows, best], points[rows, best])
 
     @torch.no_grad()
     def quick(self, batch: DomainBatch) -> Tensor:

@@ -9,13 +9,15 @@ Two protocols, because the two kinds of splitting ask different things:
   to the search and owned by the engine, so it can live on a GPU or in C++ memory.
 
 Shape letters: B boxes or subdomains, S specification rows, N_in flat inputs, N_out flat outputs.
+In a `DomainEngine` a clause's rows are padded to S by repeating one of them.
 Every lower bound holds at the engine's soundness level with the rounding terms of METHODS section 7.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -58,3 +60,76 @@ class BoxEngine(Protocol):
 
     def gradient(self, points: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Gradient [B, N_in] of weights[b] @ y(x) at points[b]; weights [B, N_out]."""
+
+
+class DomainBatch(Protocol):
+    """B subdomains of one box, each given by splits of neurons; what else it holds is the engine's."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def margins(self) -> np.ndarray:
+        """Best rigorous margin of each subdomain so far, float64 [B] (of its clause's best row)."""
+
+    @property
+    def clauses(self) -> np.ndarray:
+        """Number of the clause to refute on each subdomain, int [B]."""
+
+    @property
+    def stuck(self) -> np.ndarray:
+        """bool [B]: no neuron is left whose split could help."""
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held."""
+
+    def select(self, index: np.ndarray) -> Any:
+        """The subdomains at `index` (integers or a mask)."""
+
+
+@dataclass(frozen=True)
+class DomainBounds:
+    """Result of bounding a batch.
+
+    Attributes:
+        batch: the same subdomains with improved parameters and margins.
+        row_margins: rigorous lower bounds minus limits, float64 [B, S]; -inf where nothing is known.
+        minimiser: float64 [B, N_in], where the best row's form is smallest.
+        closed: bool [B], the clause is refuted.
+    """
+
+    batch: Any
+    row_margins: np.ndarray
+    minimiser: np.ndarray
+    closed: np.ndarray
+
+
+class DomainEngine(Protocol):
+    """Bounds subdomains of one box for the clauses of a property.
+
+    Attributes:
+        batch_size: subdomains that are worth bounding at once.
+    """
+
+    batch_size: int
+
+    def initial(self, clauses: np.ndarray) -> Any:
+        """One unsplit subdomain for each of the clauses [B]."""
+
+    def bound(self, batch: Any, iterations: int, stopped: Callable[[], bool]) -> DomainBounds:
+        """Optimise slopes and multipliers for at most `iterations` steps, then bound rigorously."""
+
+    def branch(self, batch: Any) -> Any:
+        """Two children of every subdomain, which together cover it; none of the batch may be stuck."""
+
+    def refine(self, seconds: float, stopped: Callable[[], bool]) -> bool:
+        """Spend about `seconds` on the bounds that all subdomains share; True where that changed much.
+
+        Batches made before are void then.
+        """
+
+    def join(self, parts: Sequence[Any]) -> Any:
+        """Several batches as one."""
+
+    def forget(self, batch: Any) -> Any:
+        """The same subdomains in less memory: parameters that cost many bytes go back to their defaults."""

@@ -13,6 +13,8 @@ graph's dtype, is charged likewise. NaN, infinite or overflowing boxes give -inf
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from verifier.bounds.engine import BoxBounds
@@ -62,6 +64,11 @@ class NativeEngine:
         for stage in Stager(graph, rounded=soundness is Soundness.IEEE_FLOAT).run():
             self._network.add_stage(stage.as_dict())
         self._network.finish(-1 if forms is None else int(forms))
+
+    @property
+    def network(self) -> Any:
+        """The compiled network, for native_domains."""
+        return self._network
 
     @property
     def uses_forms(self) -> bool:

@@ -1,20 +1,19 @@
 """Branch and bound on neurons: optimise slopes and multipliers, split the neuron that pays most.
 
+Works over any DomainEngine on plain arrays.
 Source: Wang et al. 2021, arXiv:2103.06624 (beta-CROWN); De Palma et al. 2021, arXiv:2104.06718
 (filtered smart branching); Shi et al. 2025, arXiv:2405.21063 (any nonlinearity).
 """
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
 import numpy as np
-import torch
-from torch import Tensor
 
 from verifier.attack.falsify import Falsifier
-from verifier.bounds.concretize import InputShape
-from verifier.bounds.domains import DomainBatch, DomainBounds, DomainEngine
-from verifier.bounds.intermediate import optimise_intermediate
-from verifier.bounds.torch_engine import TorchEngine
+from verifier.bounds.engine import BoxEngine, DomainBatch, DomainBounds, DomainEngine
 from verifier.run import Run
 from verifier.search.input_split import SplitResult
 from verifier.spec.groups import Group
@@ -23,41 +22,96 @@ ROOT_ITERATIONS = 60
 CHILD_ITERATIONS = 12
 #: For subdomains without anything left to split, whose bound is a linear program's once converged.
 LAST_ITERATIONS = 400
-#: Share of the remaining time that optimising intermediate bounds may take.
-INTERMEDIATE_SHARE = 0.15
+#: Share of the remaining time after which the search pauses to tighten what all subdomains share, and for how long.
+TRIAL_SHARE = 0.1
+REFINE_SHARE = 0.3
+MOST_REFINEMENTS = 4
+#: Bytes of open subdomains above which new ones keep only their bounds and splits.
+FRONTIER_BYTES = 1 << 30
+#: Parts of the frontier above which small ones are joined.
+MOST_PARTS = 48
 
 
 class Frontier:
-    """Open subdomains, taken lowest margin first."""
+    """Open subdomains, taken lowest margin first; in parts, so that taking some copies only those.
 
-    def __init__(self) -> None:
+    Args:
+        limit_bytes: new subdomains are put in the engine's short form while more than this is held.
+    """
+
+    def __init__(self, engine: DomainEngine, limit_bytes: int = FRONTIER_BYTES) -> None:
+        self._engine, self._limit = engine, limit_bytes
         self._parts: list[DomainBatch] = []
+        self._margins: list[np.ndarray] = []  # inf where already taken
+        self._left: list[int] = []
 
     def __len__(self) -> int:
-        return sum(len(p) for p in self._parts)
+        return sum(self._left)
+
+    @property
+    def clauses(self) -> np.ndarray:
+        """Clauses that some subdomain leaves open."""
+        parts = [p.clauses[np.isfinite(m)] for p, m in zip(self._parts, self._margins, strict=True)]
+        return np.unique(np.concatenate(parts)) if parts else np.zeros(0, np.int64)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held."""
+        return sum(p.nbytes for p in self._parts)
 
     @property
     def worst(self) -> float:
         """Lowest margin, inf when empty."""
-        return min((float(p.margin.min()) for p in self._parts), default=np.inf)
+        return min((float(m.min()) for m in self._margins), default=np.inf)
 
-    def put(self, batch: DomainBatch) -> None:
+    def put(self, batch: Any) -> None:
         """Add subdomains."""
-        if len(batch):
-            self._parts.append(batch)
+        if len(batch) == 0:
+            return
+        if self.nbytes > self._limit:
+            batch = self._engine.forget(batch)
+        self._append(batch)
+        if len(self._parts) > MOST_PARTS:
+            self._merge()
 
-    def take(self, count: int) -> DomainBatch:
+    def take(self, count: int) -> Any:
         """Remove and return up to `count` subdomains with the lowest margins."""
-        everything = DomainBatch.join(self._parts) if len(self._parts) > 1 else self._parts[0]
-        if len(everything) <= count:
-            self._parts = []
-            return everything
-        order = everything.margin.argsort()
-        self._parts = [everything.select(order[count:])]
-        return everything.select(order[:count])
+        everything = np.concatenate(self._margins)
+        count = min(count, len(self))
+        chosen = np.argpartition(everything, count - 1)[:count] if count < len(everything) else np.arange(count)
+        starts = np.concatenate([[0], np.cumsum([len(m) for m in self._margins])])
+        part = np.searchsorted(starts, chosen, side="right") - 1
+        taken = []
+        for p in np.unique(part):
+            index = chosen[part == p] - starts[p]
+            taken.append(self._parts[p].select(index))
+            self._margins[p][index] = np.inf
+            self._left[p] -= len(index)
+        self._drop_empty()
+        return taken[0] if len(taken) == 1 else self._engine.join(taken)
+
+    def _append(self, batch: Any) -> None:
+        self._parts.append(batch)
+        # A margin of +inf would look taken; such a subdomain is closed, never put.
+        self._margins.append(np.minimum(batch.margins, np.finfo(float).max))
+        self._left.append(len(batch))
+
+    def _drop_empty(self) -> None:
+        keep = [i for i, n in enumerate(self._left) if n]
+        for name in ("_parts", "_margins", "_left"):
+            setattr(self, name, [getattr(self, name)[i] for i in keep])
+
+    def _merge(self) -> None:
+        """Join the smaller half of the parts, without what was taken."""
+        order = np.argsort(self._left, kind="stable")
+        small, large = order[: len(order) // 2], order[len(order) // 2 :]
+        rest = [self._parts[i].select(np.isfinite(self._margins[i])) for i in small]
+        for name in ("_parts", "_margins", "_left"):
+            setattr(self, name, [getattr(self, name)[i] for i in large])
+        self._append(self._engine.join(rest))
 
 
-def split_activations(engine: TorchEngine, group: Group, index: int, falsifier: Falsifier, run: Run) -> SplitResult:
+def split_activations(engine: BoxEngine, group: Group, index: int, falsifier: Falsifier, run: Run) -> SplitResult:
     """Decide box `index` of a group by splitting neurons.
 
     Returns as soon as a counterexample is confirmed, every clause is refuted everywhere, or the run stops.
@@ -65,9 +119,29 @@ def split_activations(engine: TorchEngine, group: Group, index: int, falsifier: 
     domains, clauses = _root(engine, group, index, run)
     if len(clauses) == 0:
         return SplitResult(None, 0)
-    batch_size = _batch_size(engine, domains)
-    frontier = Frontier()
-    for part in clauses.split(batch_size):
+    frontier = Frontier(domains)
+    result = _open(domains, frontier, clauses, falsifier, index, run)
+    for _ in range(MOST_REFINEMENTS):
+        trial = time.monotonic() + TRIAL_SHARE * min(run.remaining(), 300.0)
+        result = result or _search(domains, frontier, falsifier, index, run, trial)
+        if result is not None or run.stopped():
+            break
+        with run.stage("refine neurons"):
+            gained = domains.refine(REFINE_SHARE * min(run.remaining(), 300.0), run.stopped)
+        if not gained:
+            run.say("refine", "tighter bounds of neurons gain too little")
+            break
+        clauses, frontier = frontier.clauses, Frontier(domains)
+        result = _open(domains, frontier, clauses, falsifier, index, run)
+    return result or _search(domains, frontier, falsifier, index, run, np.inf) or SplitResult(None, len(frontier))
+
+
+def _open(
+    domains: DomainEngine, frontier: Frontier, clauses: np.ndarray, falsifier: Falsifier, index: int, run: Run
+) -> SplitResult | None:
+    """Bound the clauses on the unsplit box; put what stays open on the frontier."""
+    for begin in range(0, len(clauses), domains.batch_size):
+        part = clauses[begin : begin + domains.batch_size]
         bounds = domains.bound(domains.initial(part), ROOT_ITERATIONS, run.stopped)
         run.visited += len(part)
         witness = _try_minimisers(falsifier, bounds, index)
@@ -76,58 +150,30 @@ def split_activations(engine: TorchEngine, group: Group, index: int, falsifier: 
         frontier.put(bounds.batch.select(~bounds.closed))
     run.bound_after = frontier.worst if len(frontier) else None
     run.say("slopes", f"{len(frontier)} of {len(clauses)} clauses open, worst margin {frontier.worst:.6g}")
-    return _search(domains, frontier, batch_size, falsifier, index, run)
+    return None
 
 
-def _root(engine: TorchEngine, group: Group, index: int, run: Run) -> tuple[DomainEngine, Tensor]:
-    """Bounds of the whole box with default slopes, and the clauses they leave open."""
-    lower, upper = engine.boxes(group.lower[index : index + 1], group.upper[index : index + 1])
-    shape = None if group.inputs is None else InputShape.of(group.inputs, engine.device)
-    with run.stage("intermediate bounds"):
-        found = engine.enclose(lower, upper, shape)
-    members = [np.flatnonzero(group.rows.clause == c) for c in range(group.rows.count)]
-    wide = max(len(m) for m in members)
-    padded = np.stack([np.resize(m, wide) for m in members])
-    limits = torch.as_tensor(group.limits[index][padded], device=engine.device)
-    strict = torch.as_tensor(group.rows.strict[padded], device=engine.device)
-    rows = engine.tensor(group.rows.coeffs[padded])
+def _root(engine: BoxEngine, group: Group, index: int, run: Run) -> tuple[DomainEngine, np.ndarray]:
+    """The DomainEngine of this engine for one box, and the clauses its bounds leave open."""
+    if engine.name == "native":
+        from verifier.bounds import native_domains
 
-    def open_clauses(note: str) -> Tensor:
-        value, _ = engine.bound_rows(rows.flatten(0, 1).unsqueeze(0), found, lower, upper, shape)
-        margins = value.reshape(len(members), wide) - limits
-        left = (~torch.where(strict, margins >= 0, margins > 0).any(1)).nonzero().squeeze(1)
-        run.bound_after = float(margins.max(1).values.min())
-        run.say("bounds", f"{note}: {len(left)} of {len(members)} clauses open, worst margin {run.bound_after:.6g}")
-        return left
+        return native_domains.root_domains(engine, group, index, run)  # type: ignore[arg-type]
+    from verifier.bounds import torch_domains
 
-    left = open_clauses("default slopes")
-    run.bound_before = run.bound_after
-    run.visited += 1
-    if len(left):
-        with run.stage("intermediate slopes"):
-            share = INTERMEDIATE_SHARE * min(run.remaining(), 300.0)
-            stable = optimise_intermediate(engine, found, lower, upper, shape, run, share)
-        left = open_clauses(f"{stable} more neurons stable")
-    return DomainEngine(engine, found, lower, upper, rows, limits, strict, shape), left
-
-
-def _batch_size(engine: TorchEngine, domains: DomainEngine) -> int:
-    """Subdomains bounded at once: the ascent keeps about a dozen copies of every layer's coefficients."""
-    network = engine.network
-    rows = domains.clause_rows.shape[1]
-    per_domain = 14 * rows * sum(n.size for n in network.graph.nodes.values()) * torch.finfo(engine.dtype).bits // 8
-    return int(np.clip(4 * engine.memory_bytes // per_domain, 1, 256))
+    return torch_domains.root_domains(engine, group, index, run)  # type: ignore[arg-type]
 
 
 def _search(
-    domains: DomainEngine, frontier: Frontier, batch_size: int, falsifier: Falsifier, index: int, run: Run
-) -> SplitResult:
+    domains: DomainEngine, frontier: Frontier, falsifier: Falsifier, index: int, run: Run, until: float
+) -> SplitResult | None:
+    """Split until everything is closed or decided; None where the run or the time `until` is over before."""
     while len(frontier):
-        if run.stopped():
-            break
-        batch = frontier.take(max(1, batch_size // 2))
-        stuck = batch.candidates[:, 0] < 0
-        if bool(stuck.any()):
+        if run.stopped() or time.monotonic() > until:
+            return None
+        batch = frontier.take(max(1, domains.batch_size // 2))
+        stuck = batch.stuck
+        if stuck.any():
             # Every relaxation is exact there, so only the multipliers can still improve.
             last = domains.bound(batch.select(stuck), LAST_ITERATIONS, run.stopped)
             batch = batch.select(~stuck)
@@ -136,7 +182,7 @@ def _search(
                 return SplitResult(None, len(frontier) + len(batch) + left, exhausted=True)
             if len(batch) == 0:
                 continue
-        children = _branch(domains, batch)
+        children = domains.branch(batch)
         bounds = domains.bound(children, CHILD_ITERATIONS, run.stopped)
         run.visited += len(children)
         witness = _try_minimisers(falsifier, bounds, index)
@@ -144,35 +190,15 @@ def _search(
             return SplitResult(witness, len(frontier) + len(children))
         if run.stopped():
             frontier.put(batch)
-            break
+            return None
         frontier.put(bounds.batch.select(~bounds.closed))
         run.bound_after = frontier.worst
         run.tick(len(frontier), run.bound_after)
-    return SplitResult(None, len(frontier))
-
-
-def _branch(domains: DomainEngine, batch: DomainBatch) -> DomainBatch:
-    """Children of every subdomain at the candidate whose worse child is best, judged by a quick bound."""
-    candidates = batch.candidates
-    b, k = candidates.shape
-    points = domains.split_points(batch, candidates.clamp(min=0))
-    best = torch.zeros(b, dtype=torch.int64, device=candidates.device)
-    best_score = torch.full((b,), -torch.inf, dtype=torch.float64, device=candidates.device)
-    if k > 1:
-        for j in range(k):
-            children = domains.split(batch, candidates[:, j].clamp(min=0), points[:, j])
-            margins = domains.quick(children).reshape(2, b)
-            score = margins.min(0).values + 0.01 * margins.max(0).values.clamp(max=1e6)
-            better = (candidates[:, j] >= 0) & (score > best_score)
-            best = torch.where(better, j, best)
-            best_score = torch.where(better, score, best_score)
-    rows = torch.arange(b, device=candidates.device)
-    return domains.split(batch, candidates[rows, best], points[rows, best])
+    return SplitResult(None, 0)
 
 
 def _try_minimisers(falsifier: Falsifier, bounds: DomainBounds, index: int) -> object | None:
     """Evaluate where the open subdomains' bounds are smallest."""
     open_points = bounds.minimiser[~bounds.closed]
-    order = bounds.row_margins[~bounds.closed].max(1).values.argsort()[:32]
-    points = open_points[order].double().cpu().numpy()
+    points = open_points[bounds.row_margins[~bounds.closed].max(axis=1).argsort()[:32]]
     return falsifier.try_points(np.full(len(points), index), points)

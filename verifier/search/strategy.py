@@ -121,10 +121,11 @@ def _decide_group(
 
 
 def _split_neurons(engine: BoxEngine, group: Group, run: Run, falsifier: Falsifier) -> Conclusion:
-    from verifier.bounds.torch_engine import TorchEngine
     from verifier.search.activation_split import split_activations
 
-    if not isinstance(engine, TorchEngine):
+    if engine.name == "native" and group.inputs is not None:  # only torch knows sets that are more than a box
+        from verifier.bounds.torch_engine import TorchEngine
+
         with run.stage("start torch"):
             engine = TorchEngine(engine.graph, soundness=engine.soundness, deadline=run.deadline)
     for index in range(len(group.lower)):

@@ -1,5 +1,6 @@
 // The CPU engine for one instruction set; CMake compiles this file once for each.
 #include "box.h"
+#include "domain_rows.h"
 #include "points.h"
 #include "rows.h"
 
@@ -9,7 +10,8 @@
 namespace verifier::VERIFIER_ISA {
 
 template <typename T>
-static constexpr Isa<T> kIsa{VERIFIER_TEXT(VERIFIER_ISA), packed_size<T>, pack<T>, bound_box<T>, evaluate<T>, gradient<T>};
+static constexpr Isa<T> kIsa{VERIFIER_TEXT(VERIFIER_ISA), packed_size<T>, pack<T>, bound_box<T>, evaluate<T>, gradient<T>,
+                               bound_root<T>, bound_domain_rows<T>};
 
 template <typename T>
 static constexpr RowKernels<T> kRows{relax_row<T>,     concretise_row<T>, interval_dense_box<T>, interval_conv_map<T>,

@@ -93,6 +93,16 @@ struct BoxQuery {
     bool refine;          // backward passes for the neurons that the forward pass left unstable
 };
 
+// See domains.h.
+template <typename T>
+struct DomainRoot;
+template <typename T>
+struct BlockScratch;
+template <typename T>
+struct RootJob;
+struct RowJob;
+struct Clock;
+
 // Entry points of one instruction set, chosen once at run time.
 template <typename T>
 struct Isa {
@@ -103,6 +113,9 @@ struct Isa {
     void (*evaluate)(const Plan<T>& plan, Workspace<T>& work, const double* points, int64_t count, double* out);
     void (*gradient)(const Plan<T>& plan, Workspace<T>& work, const double* points, const double* weights,
                      int64_t count, double* out);
+    bool (*bound_root)(Workspace<T>& work, const DomainRoot<T>& root, const RootJob<T>& job);
+    void (*bound_domain_rows)(const DomainRoot<T>& root, BlockScratch<T>& work, const RowJob& job, const Clock& clock,
+                              int64_t begin, int64_t count);
 };
 
 }  // namespace verifier

@@ -1,0 +1,154 @@
+// Subdomains of one box given by splits of relu neurons: rows with their own slopes and multipliers.
+//
+// K open neurons (those the root leaves unstable) are numbered over all stages. A row is one row of the
+// specification on one subdomain; its lower lines' slopes (alpha) and its splits' multipliers (beta) are
+// its own. Any value in range is sound, so slopes are stored in one byte each.
+// Sources: Xu et al. 2021, arXiv:2011.13824 (alpha); Wang et al. 2021, arXiv:2103.06624 (beta).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "verifier/workspace.h"
+
+namespace verifier {
+
+constexpr int kCandidates = 8;  // neurons proposed for the next split of a row
+
+// A split of one row: sign * z >= 0, with its multiplier and Adam's memory of it.
+template <typename T>
+struct SplitEntry {
+    int32_t stage, index;
+    T sign, multiplier, best, mean, square;
+    T coeff, z;  // coefficient on h, and z at the minimiser, of the pass under way
+};
+
+// What a block of rows needs on one thread; arrays [block, stride] per stage.
+template <typename T>
+struct BlockScratch {
+    int64_t block, most_splits;
+    T** coeffs;    // of h, before the lines
+    T** values;    // h at the minimiser under the chosen lines
+    T** slopes;    // lower slopes, and the best met
+    T** best;
+    T** mean;      // Adam's memory
+    T** square;
+    T* relaxed;    // coefficients of z
+    int* waiting;  // [count] whether rows reach the stage
+    double* offsets;   // [block * kMostLanes]
+    T* losses;         // [block * kMostLanes]
+    double *bound, *best_bound, *limit;  // [block]
+    int32_t *row, *codes;                // [block] each row's number in the job; neurons of the root
+    SplitEntry<T>* splits;               // [block, most_splits]
+    int32_t* split_count;                // [block]
+    float* scores;                       // [K], twice
+    T *across, *across_out;
+};
+
+// The root's stages and open neurons; lines of all other neurons hold on every subdomain.
+template <typename T>
+struct DomainRoot {
+    const Plan<T>* plan;
+    const StageState<T>* stages;
+    T* const* free;             // per stage [stride]: 1 for open neurons, else 0
+    const int64_t* open_start;  // [count + 1] into open_index
+    const int32_t* open_index;  // [K] neuron within its stage
+    const int32_t* open_stage;  // [K]
+    const double *lower, *upper;  // [n] the box
+};
+
+// Rows to bound: starts, and what to write. Null outputs are skipped.
+struct RowJob {
+    int64_t count, iterations;
+    bool rigorous;
+    const double* rows;         // [M, n_out]; null for rows +z and -z of neurons of `stage`
+    int stage;
+    const int32_t* spec;        // [count] row of `rows`; or 2 i for +z of neuron i, 2 i + 1 for -z
+    const double* limit;        // [count] a row above it may stop
+    const int32_t* slope_row;   // [count] row of `slopes` and `multiplier`
+    const int32_t* domain;      // [count] row of `split` and `sign`
+    const uint8_t* slopes;      // [*, K]; null for the root's default
+    int64_t splits;             // D
+    const int32_t* split;       // [*, D] open neuron, -1 for none
+    const int8_t* sign;         // [*, D]
+    const float* multiplier;    // [*, D]
+    const int32_t* extra;       // [count] one more split, -1 for none; null for none at all
+    const int8_t* extra_sign;   // [count]
+    double* value;              // [count]
+    uint8_t* slopes_out;        // [count, K]
+    float* multiplier_out;      // [count, D]
+    double* minimiser;          // [count, n]
+    int32_t* candidates;        // [count, kCandidates], best first, -1 for none
+};
+
+// Time given to a call; read by code that must not use the standard library.
+struct Clock {
+    bool (*expired)(const void* end);
+    const void* end;
+};
+
+// Root bounds: a pass over the stages that may optimise each open neuron's own rows.
+template <typename T>
+struct RootJob {
+    const double *lower, *upper;   // [n]
+    T* const* previous_lower;      // bounds already known, null for none
+    T* const* previous_upper;
+    int64_t iterations;            // of the ascent for each neuron; 0 for none
+    int first;                     // stages before it keep their bounds
+    BlockScratch<T>* blocks;       // [row_threads]
+    Clock clock;
+};
+
+template <typename T>
+class Network;
+
+// Subdomains of one box of a network; the network must outlive it.
+template <typename T>
+class Domains {
+  public:
+    // Bounds the box with default slopes.
+    Domains(Network<T>& network, const double* lower, const double* upper, int threads);
+    ~Domains();
+
+    // Optimises the slopes of every open neuron's own bounds within about `seconds`; false if there was no time.
+    // Stages before `first` keep their bounds.
+    bool optimise_root(double seconds, int64_t most_iterations, int first = 0);
+
+    // Intersects z of neuron i of a stage with rigorous bounds; the root's lines follow at the next `optimise_root`.
+    void tighten(int stage, int64_t i, double lower, double upper);
+    int64_t stage_size(int stage) const { return plan_.stages[stage].size; }
+    int stage_count() const { return plan_.count; }
+
+    bool failed() const { return failed_; }
+    int64_t inputs() const { return plan_.stages[0].size; }
+    int64_t outputs() const { return plan_.stages[plan_.count - 1].size; }
+    int64_t open_count() const { return static_cast<int64_t>(open_index_.size()); }
+    const std::vector<int32_t>& open_stage() const { return open_stage_; }
+    const std::vector<int32_t>& open_index() const { return open_index_; }
+    const StageState<T>& state(int stage) const { return root_.stages[stage]; }
+
+    // Bounds rows on the threads given; -inf where nothing can be claimed.
+    void bound(const RowJob& job);
+
+  private:
+    struct Blocks;
+    void run_root(int64_t iterations, int first, Clock clock);
+    void list_open();
+    BlockScratch<T>& block(int thread, int64_t most_splits);
+
+    Network<T>& network_;
+    std::vector<Stage<T>> stages_;
+    Plan<T> plan_{};
+    int threads_;
+    bool failed_ = false;
+    double plain_seconds_ = 0;
+    int64_t block_rows_ = 0;
+    std::vector<double> lower_, upper_;
+    std::unique_ptr<Blocks> blocks_;
+    std::vector<int64_t> open_start_;
+    std::vector<int32_t> open_index_, open_stage_;
+    DomainRoot<T> root_{};
+};
+
+}  // namespace verifier

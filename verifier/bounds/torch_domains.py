@@ -1,0 +1,48 @@
+"""Activation splitting over torch: root bounds of one box of a group, and its DomainEngine."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from verifier.bounds.clauses import PaddedClauses
+from verifier.bounds.concretize import InputShape
+from verifier.bounds.domains import DomainEngine
+from verifier.bounds.intermediate import optimise_intermediate
+from verifier.bounds.torch_engine import TorchEngine
+from verifier.run import Run
+from verifier.spec.groups import Group
+
+#: Share of the remaining time that optimising intermediate bounds may take.
+INTERMEDIATE_SHARE = 0.15
+
+
+def root_domains(engine: TorchEngine, group: Group, index: int, run: Run) -> tuple[DomainEngine, np.ndarray]:
+    """Bounds of box `index` with default slopes, then better ones; the clauses they leave open."""
+    lower, upper = engine.boxes(group.lower[index : index + 1], group.upper[index : index + 1])
+    shape = None if group.inputs is None else InputShape.of(group.inputs, engine.device)
+    with run.stage("intermediate bounds"):
+        found = engine.enclose(lower, upper, shape)
+    clauses = PaddedClauses.of(group, index)
+    count, wide = clauses.limits.shape
+    rows = engine.tensor(clauses.rows)
+
+    def open_clauses(note: str) -> np.ndarray:
+        value, _ = engine.bound_rows(rows.flatten(0, 1).unsqueeze(0), found, lower, upper, shape)
+        margins = value.double().cpu().numpy().reshape(count, wide) - clauses.limits
+        left = clauses.open(margins)
+        run.bound_after = float(margins.max(axis=1).min())
+        run.say("bounds", f"{note}: {len(left)} of {count} clauses open, worst margin {run.bound_after:.6g}")
+        return left
+
+    left = open_clauses("default slopes")
+    run.bound_before = run.bound_after
+    run.visited += 1
+    if len(left):
+        with run.stage("intermediate slopes"):
+            share = INTERMEDIATE_SHARE * min(run.remaining(), 300.0)
+            stable = optimise_intermediate(engine, found, lower, upper, shape, run, share)
+        left = open_clauses(f"{stable} more neurons stable")
+    limits = torch.as_tensor(clauses.limits, device=engine.device)
+    strict = torch.as_tensor(clauses.strict, device=engine.device)
+    return DomainEngine(engine, found, lower, upper, rows, limits, strict, shape), left
