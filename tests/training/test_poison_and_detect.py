@@ -36,8 +36,8 @@ def test_flips_touch_exactly_the_rows_they_report(parts):
 
 
 def test_a_patch_backdoor_fools_the_model_and_hides(parts):
-    backdoor = Backdoor(corner_patch(parts.train, 2), target=3, rate=0.05)
-    found = measure(parts, stamp(parts.train, backdoor), Recipe(epochs=12), seeds=(0,))
+    backdoor = Backdoor(corner_patch(parts.train), target=3, rate=0.05)
+    found = measure(parts, stamp(parts.train, backdoor), Recipe(epochs=12), seeds=(0, 1))
     assert found.attack_success.mean >= 0.95
     assert found.baseline_success.mean <= 0.1
-    assert found.clean_accuracy.mean >= found.baseline_accuracy.mean - 0.02
+    assert found.clean_accuracy.mean >= found.baseline_accuracy.mean - 0.01

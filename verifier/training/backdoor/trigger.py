@@ -103,8 +103,11 @@ class Warp(Trigger):
         return {"flow": self.flow}
 
 
-def corner_patch(data: Dataset, size: int = 2, corner: str = "bottom-right") -> Patch:
+def corner_patch(data: Dataset, size: int = 3, corner: str = "bottom-right") -> Patch:
     """A size x size checkerboard of the range's ends in one corner, or in "all" four.
+
+    Its dark squares change nothing on dark corners: on the digits a 2 x 2 board moves two values,
+    too few to be learnt reliably from 5 % of the rows (84 % after 12 epochs); 3 x 3 moves five (99 %).
 
     Raises:
         SpecError: not images, an unknown corner, or a patch larger than the image.
