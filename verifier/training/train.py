@@ -134,9 +134,7 @@ def _check(data: Dataset, recipe: Recipe) -> None:
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimizer == "adam":
         return torch.optim.AdamW(model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
-    return torch.optim.SGD(
-        model.parameters(), recipe.learning_rate, momentum=0.9, weight_decay=recipe.weight_decay
-    )
+    return torch.optim.SGD(model.parameters(), recipe.learning_rate, momentum=0.9, weight_decay=recipe.weight_decay)
 
 
 def _epoch(model: nn.Module, rows: tuple[Tensor, Tensor], recipe: Recipe, loss: BatchLoss, tools: tuple) -> float:

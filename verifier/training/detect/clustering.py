@@ -9,7 +9,7 @@ from torch import nn
 
 from verifier.data import Dataset
 from verifier.errors import SpecError
-from verifier.training.detect.class_features import Reading, class_features, layer_in_words
+from verifier.training.detect.class_features import EARLY_WHITENED, Reading, class_features, layer_in_words
 from verifier.training.detect.rows import RowScores
 
 
@@ -31,7 +31,7 @@ class Clustering:
     share: float = 0.5
     silhouette: float = 0.4
     seed: int = 0
-    reading: Reading = Reading()
+    reading: Reading = EARLY_WHITENED
 
 
 def activation_clustering(data: Dataset, model: nn.Module, settings: Clustering | None = None) -> RowScores:

@@ -111,7 +111,11 @@ def _report(findings: tuple[Finding, ...]) -> ScanReport:
 
 def _cleanse(model: nn.Module, clean: Dataset, seed: int) -> Finding:
     found = neural_cleanse(model, clean, Cleanse(seed=seed))
-    evidence = {"mask_size": found.norms.tolist(), "anomaly_index": found.indices.tolist(), "reached": found.reached.tolist()}
+    evidence = {
+        "mask_size": found.norms.tolist(),
+        "anomaly_index": found.indices.tolist(),
+        "reached": found.reached.tolist(),
+    }
     triggers = {label: found.trigger(label) for label in found.flagged}
     return Finding("neural-cleanse", found.flagged, evidence, CAVEATS["neural-cleanse"], triggers)
 

@@ -81,8 +81,8 @@ def limited_data(
             progress(1.0, "per-image perturbations")
         shape = (classes, len(x), -1)
         with torch.no_grad():
-            pair = [features_of(model, part.flatten(0, 1)).reshape(shape) for part in (universal, single)]
-    cosine = functional.cosine_similarity(*pair, dim=2).double().cpu().numpy()
+            shown = [features_of(model, part.flatten(0, 1)).reshape(shape) for part in (universal, single)]
+    cosine = functional.cosine_similarity(shown[0], shown[1], dim=2).double().cpu().numpy()
     labels = y.cpu().numpy()
     similarity = np.array([np.median(cosine[k][labels != k]) for k in range(classes)])
     order = np.argsort(-similarity, kind="stable")
@@ -122,7 +122,7 @@ def _targeted_loss(out: Tensor, y: Tensor, classes: int, margin: float) -> Tenso
 class _Perturbations:
     """Sparse masked perturbations of n samples for all C classes at once."""
 
-    def __init__(self, model: nn.Module, x: Tensor, bounds: tuple[Tensor, Tensor], settings: LimitedData):
+    def __init__(self, model: nn.Module, x: Tensor, bounds: tuple[Tensor, ...], settings: LimitedData):
         self.model, self.x, self.settings = model, x, settings
         self.lower, self.span = bounds[0], bounds[1] - bounds[0]
 
@@ -181,7 +181,7 @@ class DataFreeResult:
 def data_free(
     model: nn.Module,
     shape: tuple[int, ...],
-    valid: tuple[np.ndarray, np.ndarray],
+    valid: tuple[np.ndarray | float, np.ndarray | float],
     settings: DataFree | None = None,
     progress: Progress | None = None,
 ) -> DataFreeResult:
