@@ -198,3 +198,12 @@ def open_model(path: str | Path, data: Dataset) -> nn.Module:
     if out.ndim != 2 or out.shape[1] < len(data.classes):
         raise ShapeError(f"{path}: expected one output a class ({len(data.classes)}), got shape {list(out.shape[1:])}")
     return model.eval()
+
+
+def graph_for(path: str | Path, model: nn.Module, data: Dataset) -> Graph:
+    """The graph to prove about: the file's own for ONNX and .nnet, else the module's."""
+    if Path(path).name.removesuffix(".gz").endswith((".onnx", ".nnet")):
+        from verifier.graph.load import load_network
+
+        return load_network(path)
+    return graph_of(model, data.shape)

@@ -64,7 +64,8 @@ def smoothed(
 ) -> SmoothedVotes:
     """Train on noisy copies and certify each test row [m, *shape] by the vote.
 
-    pA is bounded below and pB above by exact binomial bounds. The training is a deterministic function of the noisy data (fixed seed), as the theorem asks.
+    pA is bounded below and pB above by exact binomial bounds. The training is a deterministic
+    function of the noisy data (fixed seed), as the theorem asks.
 
     Source: Weber, Xu, Karlas, Zhang & Li 2023, arXiv:2003.08904, theorem 1 and corollary 1.
     """
