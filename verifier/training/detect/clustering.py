@@ -65,7 +65,9 @@ def split_in_two(points: np.ndarray, settings: Clustering) -> tuple[np.ndarray, 
     from sklearn.metrics import silhouette_score
 
     rank = int(np.linalg.matrix_rank(points - points.mean(axis=0)))
-    reduced = PCA(min(settings.components, max(rank, 1)), random_state=settings.seed).fit_transform(points)
+    if rank == 0:
+        return np.zeros(len(points), dtype=bool), 0.0
+    reduced = PCA(min(settings.components, rank), random_state=settings.seed).fit_transform(points)
     if len(np.unique(reduced, axis=0)) < 2:
         return np.zeros(len(points), dtype=bool), 0.0
     cluster = KMeans(2, n_init=10, random_state=settings.seed).fit_predict(reduced)

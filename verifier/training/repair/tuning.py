@@ -118,8 +118,8 @@ class AdversarialUnlearning:
     """
 
     rounds: int = 8
-    epochs: int = 4
-    radius: float = 3.0
+    epochs: int = 6
+    radius: float = 1.5
     steps: int = 30
     learning_rate: float = 2e-3
     seed: int = 0

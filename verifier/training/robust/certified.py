@@ -93,7 +93,7 @@ def worst_margins(model: nn.Module, lower: Tensor, upper: Tensor, y: Tensor, *, 
     classes = boxes[-1][0].shape[1]
     eye = torch.eye(classes, dtype=lower.dtype, device=lower.device)
     rows = eye[y][:, None] - eye[None]  # [n, C, C]
-    stop = len(layers) if linear else len(layers) - 1
+    stop = len(layers) if linear else 1  # the last layer is merged with the margins
     offset = torch.zeros(rows.shape[:2], dtype=lower.dtype, device=lower.device)
     for layer, (low, high) in zip(reversed(layers[-stop:]), reversed(boxes[len(layers) - stop : -1]), strict=True):
         rows, offset = backward(layer, rows, offset, (low, high))
