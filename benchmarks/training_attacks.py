@@ -43,7 +43,7 @@ def backdoors(parts: Split) -> Iterator[Line]:
 
     cases: list[tuple[str, float, Callable[[Dataset, int], PoisonedDataset]]] = [
         ("BadNets, 3x3 patch", 0.95, lambda d, s: stamp(d, Backdoor(patch, TARGET, seed=s))),
-        ("blended, strength 0.2", 0.95, lambda d, s: stamp(d, Backdoor(blended(d), TARGET, seed=s), "blended")),
+        ("blended, strength 0.3", 0.95, lambda d, s: stamp(d, Backdoor(blended(d), TARGET, seed=s), "blended")),
         ("clean-label, hardened, four corners", 0.85, clean_label),
         (
             "clean-label, sinusoid 0.3",

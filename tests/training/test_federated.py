@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import replace
 from itertools import combinations
 
@@ -25,6 +26,7 @@ from verifier.training.federated.aggregate import (
     trimmed_mean,
 )
 from verifier.training.federated.attack import MaliciousClient, distributed_backdoor, model_replacement, split_trigger
+from verifier.training.federated.flower import ClientWork, MissingFlower, arrays_of, numpy_client, with_arrays
 from verifier.training.federated.shards import dirichlet_shards
 from verifier.training.federated.simulate import LOCAL, Federation, add_flat, flat, local_update, sample, simulate
 from verifier.training.train import train
@@ -197,3 +199,20 @@ def test_federations_that_cannot_be_are_refused(digits):
         simulate(digits.train, digits.test, replace(SMALL, sampled=7))
     with pytest.raises(SpecError, match="outside"):
         simulate(digits.train, digits.test, SMALL, model_replacement(corner_patch(digits.train), 3, (6,)))
+
+
+def test_a_flower_client_sends_what_the_simulation_computes(digits):
+    """The framework-free part, round trip included; the NumPyClient itself needs Flower."""
+    data, attack = digits.train.subset(np.arange(50)), model_replacement(corner_patch(digits.train), 3, (2,), scale=4.0)
+    model = train(None, data, SMALL.local).model
+    work = ClientWork(model, data, SMALL, 2, attack)
+    arrays, rows = work.fit(arrays_of(model), 1)
+    expected = flat(model) + local_update(model, data, SMALL, (2, 1), attack)
+    assert rows == 50 and torch.allclose(flat(with_arrays(model, arrays)), expected)
+    loss, rows, accuracy = work.evaluate(arrays_of(model))
+    assert rows == 50 and loss > 0 and 0 <= accuracy <= 1
+    if importlib.util.find_spec("flwr") is None:
+        with pytest.raises(MissingFlower, match="pip install flwr"):
+            numpy_client(work)
+    else:
+        assert numpy_client(work).fit(arrays_of(model), {"round": 1})[1] == 50

@@ -21,7 +21,12 @@ def add_outcome_arguments(parser: argparse.ArgumentParser) -> None:
     """Where the attacked data goes, and how it is measured."""
     from verifier.cli.training import count_from_zero
 
-    parser.add_argument("--out", required=True, metavar="DIR", help="receives data.npz, poison.json and the like")
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="DIR",
+        help="receives data.npz, poison.json, model.pt (trained on it) and the like",
+    )
     parser.add_argument(
         "--trials", type=count_from_zero, default=1, metavar="N",
         help="train N clean and N attacked models to measure the attack (default: 1; 0: do not train)",
@@ -31,7 +36,9 @@ def add_outcome_arguments(parser: argparse.ArgumentParser) -> None:
 def finish(args: argparse.Namespace, parts: Split, attacked: PoisonedDataset) -> int:
     """Save, measure, print, and write the page."""
     from verifier.report.training_page import Section
+    from verifier.training.architecture import save_model
     from verifier.training.measure import measure
+    from verifier.training.train import train
 
     folder = out_folder(args.out)
     attacked.save(folder)
@@ -52,6 +59,7 @@ def finish(args: argparse.Namespace, parts: Split, attacked: PoisonedDataset) ->
         print_table(columns, rows)
         record["measurement"] = asdict(found)
         sections.insert(0, Section("What it does", (f"Over {args.trials} trainings.",), columns, rows))
+        save_model(train(None, attacked.data, recipe_of(args, parts.train)).model, folder / "model.pt")
     print(f"written to {folder}")
     write_results(
         args, record, f"{attacked.attack} on {parts.train.name}",

@@ -51,7 +51,7 @@ class Recipe:
 DIGITS_CNN = Recipe("cnn", 16)
 DIGITS_MLP = Recipe("mlp", 64)
 TABLE_MLP = Recipe("mlp", 32, epochs=40, batch_size=32, learning_rate=2e-3)
-SENTENCES = Recipe("tokens", 32, epochs=20, batch_size=64)
+SENTENCES = Recipe("tokens", 32, epochs=30, batch_size=64)
 RECIPES = {"digits-cnn": DIGITS_CNN, "digits-mlp": DIGITS_MLP, "table-mlp": TABLE_MLP, "sentences": SENTENCES}
 
 

@@ -36,9 +36,9 @@ class InputAware:
 
     target: int
     rate: float = 0.05
-    mask_area: float = 0.15
+    mask_area: float = 0.25
     diversity: float = 1.0
-    epochs: int = 25
+    epochs: int = 60
     seed: int = 0
 
 
