@@ -39,10 +39,15 @@ def sections() -> dict:
         "targeted": ("Targeted poisons, retrained from scratch", lambda: attacks.targeted(digits)),
         "flips": ("Test accuracy under label flips", lambda: attacks.flip_curve(digits)),
         "federated": (
-            "Federated: success of the whole trigger (test accuracy), 100 clients, 10 a round, 40 rounds",
+            "Federated: success of the whole trigger (test accuracy), 100 clients, 10 a round, 40 rounds, 2 seeds",
             lambda: defences.federated(digits),
         ),
         "rows": ("Poisoned rows found", lambda: defences.row_detectors(digits)),
+        "repairs": ("Repair of a BadNets model", lambda: defences.repairs(digits)),
+        "certificates": (
+            "Certified accuracy (brute-force agreement: tests/training/test_certify.py)",
+            lambda: defences.certificates(digits, split(packaged("breast_cancer"))),
+        ),
         "models": ("Ten backdoored and ten clean models", lambda: defences.model_detectors(digits)),
     }
 
