@@ -47,7 +47,9 @@ def federated(parts: Split) -> Iterator[Line]:
         "none": None,
         "model replacement": model_replacement(trigger, TARGET, (0,), rounds=(36,), scale=10.0),
         "centralised": model_replacement(trigger, TARGET, (0, 1, 2, 3), rounds=late, scale=1.0),
-        "DBA": distributed_backdoor(trigger, TARGET, (0, 1, 2, 3), rounds=late * 4, scale=1.0),
+        "DBA": distributed_backdoor(
+            trigger, TARGET, (0, 1, 2, 3), rounds=tuple(r for r in late for _ in range(4)), scale=1.0
+        ),
     }
     for rule in AGGREGATORS:
         line: Line = {"aggregator": rule}

@@ -122,7 +122,8 @@ def _cleanse(model: nn.Module, clean: Dataset, seed: int) -> Finding:
 
 def _limited(model: nn.Module, clean: Dataset, seed: int) -> Finding:
     found = limited_data(model, clean, LimitedData(seed=seed))
-    return Finding("dl-tnd", found.flagged, {"similarity": found.similarity.tolist()}, CAVEATS["dl-tnd"])
+    evidence = {"similarity": found.similarity.tolist(), "mask_size": found.sizes.tolist()}
+    return Finding("dl-tnd", found.flagged, evidence, CAVEATS["dl-tnd"])
 
 
 def _free(model: nn.Module, clean: Dataset, seed: int) -> Finding:
