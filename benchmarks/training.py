@@ -55,7 +55,7 @@ def sections() -> dict:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     known = sections()
-    parser.add_argument("--only", nargs="+", choices=list(known), default=list(known))
+    parser.add_argument("--only", nargs="*", choices=list(known), default=list(known))
     args = parser.parse_args()
     torch.set_num_threads(1)
     for name in args.only:

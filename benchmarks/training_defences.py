@@ -89,7 +89,7 @@ def row_detectors(parts: Split) -> Iterator[Line]:
                 "poisoned rows found": f"{hits.mean:.1%} ± {hits.std:.1%}",
                 "clean rows flagged": f"{alarms.mean:.1%}",
                 "wanted": ">= 90%, <= 10%" if method != "STRIP" else "",
-                "met": bool(hits.mean >= 0.9 and alarms.mean <= 0.1),
+                "met": bool(hits.mean >= 0.9 and alarms.mean <= 0.1) if method != "STRIP" else "",
             }
 
 

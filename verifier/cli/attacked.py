@@ -85,7 +85,7 @@ def _spent(attacked: PoisonedDataset) -> Section:
     from verifier.report.training_page import Section
 
     rows = [*asdict(attacked.budget).items(), *plain(dict(attacked.settings)).items()]
-    return Section("Budget and settings", (), ("what", "value"), [(key.replace("_", " "), v) for key, v in rows])
+    return Section("Budget and settings", (), ("what", "value"), [(key.replace("_", " "), _cell(v)) for key, v in rows])
 
 
 def _examples(parts: Split, attacked: PoisonedDataset, count: int = 6) -> Section:
@@ -112,3 +112,7 @@ def _examples(parts: Split, attacked: PoisonedDataset, count: int = 6) -> Sectio
         for x, wanted in zip(*attacked.victims, strict=True):
             found.append(picture_of(x, f"the victim, wanted class {classes[wanted]}", valid))
     return Section("Touched rows", (), pictures=[p for p in found if p is not None])
+
+
+def _cell(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "all" if value is None else str(value)
