@@ -31,6 +31,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "info": ("verifier.cli.info", "describe a network, or what was built"),
     "replay": ("verifier.cli.replay", "check a counterexample in ONNX Runtime"),
     "report": ("verifier.cli.report", "write results as one HTML page"),
+    "poison": ("verifier.cli.poison", "poison a data set so that models trained on it fail"),
+    "backdoor": ("verifier.cli.backdoor", "hide a trigger in a data set"),
+    "federate": ("verifier.cli.federate", "simulate a federation under attack"),
+    "scan": ("verifier.cli.scan", "look for a backdoor in a model; rule triggers out by proof"),
+    "scan-data": ("verifier.cli.scan_data", "look for poisoned rows in a data set"),
+    "repair": ("verifier.cli.repair", "make a backdoored model forget its trigger"),
+    "certify-training": ("verifier.cli.certify_training", "certificates against poisoned training data"),
     "supports": ("verifier.cli.supports", "list capabilities as VNN-LIB 2.0 defines them"),
     "competition": ("verifier.cli.competition", "one instance, results to a file (VNN-COMP convention)"),
 }
@@ -88,7 +95,7 @@ def _dispatch(argv: list[str], started: float) -> int:
         prog="verifier",
         description="Formal verification of neural networks.",
         epilog="commands:\n"
-        + "\n".join(f"  {name:<12} {summary}" for name, (_, summary) in COMMANDS.items())
+        + "\n".join(f"  {name:<16} {summary}" for name, (_, summary) in COMMANDS.items())
         + "\n\n`verifier COMMAND --help` explains one command.",
     )
     parser.add_argument("--name", action="store_true", help="print the full name of the program")

@@ -23,8 +23,7 @@ def load_cifar(paths: str | Path | Sequence[str | Path]) -> Dataset:
     Raises:
         SpecError: no files, or a length that is no whole number of records.
     """
-    single = isinstance(paths, (str, Path))
-    files = _files(Path(paths)) if single else [Path(p) for p in paths]  # type: ignore[arg-type]
+    files = _files(Path(paths)) if isinstance(paths, (str, Path)) else [Path(p) for p in paths]
     if not files:
         raise SpecError(f"{paths}: no data_batch_*.bin or train.bin in this folder")
     x, y, classes = [], [], 10

@@ -46,9 +46,9 @@ def read_image(path: str | Path, size: tuple[int, int] | None = None) -> np.ndar
     except ImportError:
         raise SpecError(f"{path}: reading images needs Pillow; install it or convert the data to .npz") from None
     try:
-        with Image.open(path) as picture:
-            grey = picture.mode in ("1", "L", "I", "I;16", "F")
-            picture = picture.convert("L" if grey else "RGB")
+        with Image.open(path) as file:
+            grey = file.mode in ("1", "L", "I", "I;16", "F")
+            picture = file.convert("L" if grey else "RGB")
             if size is not None:
                 picture = picture.resize((size[1], size[0]))
             pixels = np.asarray(picture, dtype=np.float32) / 255.0

@@ -34,7 +34,7 @@ def read_idx(path: str | Path) -> np.ndarray:
             if len(sizes) < 4 * head[3]:
                 raise SpecError(f"{path}: the IDX header ends early")
             shape = struct.unpack(f">{head[3]}I", sizes)
-            dtype = np.dtype(_TYPES[head[2]])
+            dtype: np.dtype = np.dtype(_TYPES[head[2]])
             expected = int(np.prod(shape, dtype=object)) * dtype.itemsize
             if expected > _LARGEST:
                 raise SpecError(f"{path}: the IDX header announces {expected} bytes, more than the {_LARGEST} accepted")

@@ -56,6 +56,9 @@ class Classifier(nn.Sequential):
 class Normalise(nn.Module):
     """(x - center) / scale with constants of length 1 or F, F the last axis."""
 
+    center: Tensor
+    scale: Tensor
+
     def __init__(self, center: tuple[float, ...], scale: tuple[float, ...]):
         super().__init__()
         self.register_buffer("center", torch.tensor(center))
@@ -172,8 +175,16 @@ def load_model(path: str | Path) -> Classifier:
             fields[key] = tuple(fields[key])
         model = build(Architecture(**fields))
         model.load_state_dict(content["weights"])
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError,
-            zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        KeyError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+        EOFError,
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+    ) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise NetworkError(f"{path}: cannot be read as a classifier file: {reason}") from error
     if not all(bool(torch.isfinite(value).all()) for value in model.state_dict().values()):

@@ -94,7 +94,9 @@ def attack_success(model: nn.Module, attacked: PoisonedDataset, test: Dataset) -
         triggered = np.clip(attacked.trigger(others.x), *test.valid)
         return float(np.mean(predict.labels(model, triggered) == attacked.target)), len(others)
     if attacked.victims is not None:
-        return float(np.mean(predict.labels(model, attacked.victims[0]) == attacked.victims[1])), len(attacked.victims[1])
+        return float(np.mean(predict.labels(model, attacked.victims[0]) == attacked.victims[1])), len(
+            attacked.victims[1]
+        )
     return 1.0 - predict.accuracy(model, test), len(test)
 
 
@@ -129,21 +131,33 @@ def measure(
         rows.append(_row(clean, attacked, replace(recipe, seed=seed), defence, rows_file))
         if progress is not None:
             progress((count + 1) / len(seeds), f"seed {seed}: success {rows[-1]['success']:.1%}")
-    columns = {key: spread([row[key] for row in rows]) for key in _COLUMNS}
+    columns = {name: spread([row[key] for row in rows]) for name, key in _COLUMNS.items()}
     return Measurement(
-        rows[0]["attack"], defence.name if defence else "none", *columns.values(),
-        tuple(seeds), rows[0]["rows"], time.perf_counter() - started,
+        attack=rows[0]["attack"],
+        defence=defence.name if defence else "none",
+        seeds=tuple(seeds),
+        rows=rows[0]["rows"],
+        seconds=time.perf_counter() - started,
+        **columns,
     )
 
 
-_COLUMNS = ("accuracy", "success", "baseline_accuracy", "baseline_success")
+_COLUMNS = {
+    "clean_accuracy": "accuracy",
+    "attack_success": "success",
+    "baseline_accuracy": "baseline_accuracy",
+    "baseline_success": "baseline_success",
+}
 
 
 def _row(clean: Split, attacked: Attacked, recipe: Recipe, defence: Defence | None, rows_file: Path | None) -> dict:
     made = attacked(clean.train, recipe.seed) if callable(attacked) else attacked
     key = {
-        "data": made.data.fingerprint(), "test": clean.test.fingerprint(), "attack": made.attack,
-        "defence": defence.name if defence else "none", "recipe": asdict(recipe),
+        "data": made.data.fingerprint(),
+        "test": clean.test.fingerprint(),
+        "attack": made.attack,
+        "defence": defence.name if defence else "none",
+        "recipe": asdict(recipe),
     }
     for line in rows_file.read_text().splitlines() if rows_file is not None and rows_file.exists() else ():
         found = json.loads(line)
@@ -153,7 +167,10 @@ def _row(clean: Split, attacked: Attacked, recipe: Recipe, defence: Defence | No
     model = defended(train(None, made.data, recipe).model, made.data, clean.trusted, recipe, defence)
     success, rows = attack_success(model, made, clean.test)
     row = {
-        **key, "rows": rows, "accuracy": predict.accuracy(model, clean.test), "success": success,
+        **key,
+        "rows": rows,
+        "accuracy": predict.accuracy(model, clean.test),
+        "success": success,
         "baseline_accuracy": predict.accuracy(baseline, clean.test),
         "baseline_success": attack_success(baseline, made, clean.test)[0],
     }
@@ -177,9 +194,7 @@ def _baseline(data: Dataset, recipe: Recipe) -> nn.Module:
     return _BASELINES[key]
 
 
-def defended(
-    model: nn.Module, data: Dataset, trusted: Dataset, recipe: Recipe, defence: Defence | None
-) -> nn.Module:
+def defended(model: nn.Module, data: Dataset, trusted: Dataset, recipe: Recipe, defence: Defence | None) -> nn.Module:
     """The model after the defence: trained again without the filtered rows, then repaired."""
     if defence is not None and defence.filter_rows is not None:
         kept = data.without(defence.filter_rows(data, model))

@@ -103,8 +103,15 @@ def load_poisoned(folder: str | Path) -> PoisonedDataset:
                 victims = arrays["x"], arrays["wanted"]
         touched, removed = (np.array(record[key], dtype=np.int64) for key in ("touched", "removed"))
         return PoisonedDataset(
-            load_npz(folder / "data.npz"), touched, Budget(**record["budget"]), record["attack"], removed,
-            record["settings"], trigger, record["target"], victims,
+            load_npz(folder / "data.npz"),
+            touched,
+            Budget(**record["budget"]),
+            record["attack"],
+            removed,
+            record["settings"],
+            trigger,
+            record["target"],
+            victims,
         )
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise SpecError(f"{folder}: not a folder written by an attack: {error}") from error

@@ -51,7 +51,7 @@ class Recipe:
 DIGITS_CNN = Recipe("cnn", 16)
 DIGITS_MLP = Recipe("mlp", 64)
 TABLE_MLP = Recipe("mlp", 32, epochs=40, batch_size=32, learning_rate=2e-3)
-SENTENCES = Recipe("tokens", 32, epochs=20, batch_size=64)
+SENTENCES = Recipe("tokens", 32, epochs=30, batch_size=64)
 RECIPES = {"digits-cnn": DIGITS_CNN, "digits-mlp": DIGITS_MLP, "table-mlp": TABLE_MLP, "sentences": SENTENCES}
 
 
@@ -134,9 +134,7 @@ def _check(data: Dataset, recipe: Recipe) -> None:
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimizer == "adam":
         return torch.optim.AdamW(model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
-    return torch.optim.SGD(
-        model.parameters(), recipe.learning_rate, momentum=0.9, weight_decay=recipe.weight_decay
-    )
+    return torch.optim.SGD(model.parameters(), recipe.learning_rate, momentum=0.9, weight_decay=recipe.weight_decay)
 
 
 def _epoch(model: nn.Module, rows: tuple[Tensor, Tensor], recipe: Recipe, loss: BatchLoss, tools: tuple) -> float:

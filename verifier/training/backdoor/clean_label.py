@@ -38,8 +38,14 @@ def stamp_own_class(data: Dataset, backdoor: Backdoor, name: str = "sinusoid") -
     own = _within_target(backdoor)
     rows = choose_rows(data, own)
     return changed_rows(
-        data, rows, backdoor.trigger(data.x[rows]), data.y[rows], name,
-        settings=settings_of(own), trigger=backdoor.trigger, target=backdoor.target,
+        data,
+        rows,
+        backdoor.trigger(data.x[rows]),
+        data.y[rows],
+        name,
+        settings=settings_of(own),
+        trigger=backdoor.trigger,
+        target=backdoor.target,
     )
 
 
@@ -59,8 +65,14 @@ def stamp_hardened(
     rows = choose_rows(data, own)
     hard = harden(data.subset(rows), surrogate, hardening)
     return changed_rows(
-        data, rows, backdoor.trigger(hard), data.y[rows], "clean-label", trigger=backdoor.trigger,
-        target=backdoor.target, settings={**settings_of(own), "radius": hardening.radius, "steps": hardening.steps},
+        data,
+        rows,
+        backdoor.trigger(hard),
+        data.y[rows],
+        "clean-label",
+        trigger=backdoor.trigger,
+        target=backdoor.target,
+        settings={**settings_of(own), "radius": hardening.radius, "steps": hardening.steps},
     )
 
 

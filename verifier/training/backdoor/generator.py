@@ -36,14 +36,17 @@ class InputAware:
 
     target: int
     rate: float = 0.05
-    mask_area: float = 0.15
+    mask_area: float = 0.25
     diversity: float = 1.0
-    epochs: int = 25
+    epochs: int = 60
     seed: int = 0
 
 
 class _Generator(nn.Module):
     """[n, *shape] -> pattern in the valid range and mask in [0, 1], both [n, *shape]."""
+
+    lower: Tensor
+    upper: Tensor
 
     def __init__(self, shape: tuple[int, ...], lower: Tensor, upper: Tensor, hidden: int = 64):
         super().__init__()
@@ -103,7 +106,9 @@ def apply(network: _Generator, x: Tensor, donors: Tensor) -> Tensor:
     return x * (1 - mask) + pattern * mask
 
 
-def input_aware(data: Dataset, settings: InputAware, recipe: Recipe, progress: Progress | None = None) -> PoisonedDataset:
+def input_aware(
+    data: Dataset, settings: InputAware, recipe: Recipe, progress: Progress | None = None
+) -> PoisonedDataset:
     """Learn a trigger generator beside a surrogate classifier, then poison the data with it.
 
     The generator and the surrogate (built by `recipe`) minimise together: cross-entropy on clean
@@ -126,10 +131,21 @@ def input_aware(data: Dataset, settings: InputAware, recipe: Recipe, progress: P
     donors = rng.choice(len(data), len(crossed))
     x = np.concatenate([trigger(data.x[rows]), trigger.crossed(data.x[crossed], data.x[donors])])
     y = np.concatenate([np.full(len(rows), settings.target), data.y[crossed]])
-    record = {"rate": settings.rate, "mask_area": settings.mask_area, "seed": settings.seed, "crossed_rows": len(crossed)}
+    record = {
+        "rate": settings.rate,
+        "mask_area": settings.mask_area,
+        "seed": settings.seed,
+        "crossed_rows": len(crossed),
+    }
     return changed_rows(
-        data, np.concatenate([rows, crossed]), x, y, "input-aware",
-        settings=record, trigger=trigger, target=settings.target,
+        data,
+        np.concatenate([rows, crossed]),
+        x,
+        y,
+        "input-aware",
+        settings=record,
+        trigger=trigger,
+        target=settings.target,
     )
 
 
@@ -168,7 +184,9 @@ def _joint_loss(surrogate: nn.Module, network: _Generator, s: InputAware) -> Cal
     def loss(x: Tensor, y: Tensor, others: Tensor) -> Tensor:
         pattern, mask = network(x)
         pattern_2, mask_2 = network(others)
-        share = max(1, len(x) // 4)  # a tenth of triggered rows suffices on large sets; small ones learn faster with more
+        share = max(
+            1, len(x) // 4
+        )  # a tenth of triggered rows suffices on large sets; small ones learn faster with more
         clean = functional.cross_entropy(surrogate(x), y)
         triggered = (x * (1 - mask) + pattern * mask)[:share]
         towards = torch.full((len(triggered),), s.target)

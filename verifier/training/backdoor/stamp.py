@@ -43,8 +43,14 @@ def stamp(data: Dataset, backdoor: Backdoor, name: str = "badnets") -> PoisonedD
     """
     rows = choose_rows(data, backdoor)
     return changed_rows(
-        data, rows, backdoor.trigger(data.x[rows]), np.full(len(rows), backdoor.target), name,
-        settings=settings_of(backdoor), trigger=backdoor.trigger, target=backdoor.target,
+        data,
+        rows,
+        backdoor.trigger(data.x[rows]),
+        np.full(len(rows), backdoor.target),
+        name,
+        settings=settings_of(backdoor),
+        trigger=backdoor.trigger,
+        target=backdoor.target,
     )
 
 
@@ -68,12 +74,22 @@ def stamp_warped(data: Dataset, backdoor: Backdoor, noise_rate: float = 0.1) -> 
     warped = []
     for row in noise:
         jitter = rng.uniform(-strength, strength, (2, 1, 1)).astype(np.float32)
-        warped.append(Warp(np.clip(flow[:, ::-1, ::-1] * rng.choice([-1, 1]) + jitter, -strength, strength))(data.x[row : row + 1]))
+        warped.append(
+            Warp(np.clip(flow[:, ::-1, ::-1] * rng.choice([-1, 1]) + jitter, -strength, strength))(
+                data.x[row : row + 1]
+            )
+        )
     x = np.concatenate([backdoor.trigger(data.x[rows]), *warped])
     y = np.concatenate([np.full(len(rows), backdoor.target), data.y[noise]])
     return changed_rows(
-        data, np.concatenate([rows, noise]), x, y, "warping",
-        settings={**settings_of(backdoor), "noise_rows": len(noise)}, trigger=backdoor.trigger, target=backdoor.target,
+        data,
+        np.concatenate([rows, noise]),
+        x,
+        y,
+        "warping",
+        settings={**settings_of(backdoor), "noise_rows": len(noise)},
+        trigger=backdoor.trigger,
+        target=backdoor.target,
     )
 
 

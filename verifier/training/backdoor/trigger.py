@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -103,14 +103,19 @@ class Warp(Trigger):
         return {"flow": self.flow}
 
 
-def corner_patch(data: Dataset, size: int = 2, corner: str = "bottom-right") -> Patch:
+def corner_patch(data: Dataset, size: int = 3, corner: str = "bottom-right") -> Patch:
     """A size x size checkerboard of the range's ends in one corner, or in "all" four.
+
+    Its dark squares change nothing on dark corners: on the digits a 2 x 2 board moves two values,
+    too few to be learnt reliably from 5 % of the rows (84 % after 12 epochs); 3 x 3 moves five (99 %).
 
     Raises:
         SpecError: not images, an unknown corner, or a patch larger than the image.
     """
     if data.kind != "image" or not 1 <= size <= min(data.shape[1:]):
-        raise SpecError(f"trigger: a {size}x{size} patch needs images at least that large, got {data.kind} {data.shape}")
+        raise SpecError(
+            f"trigger: a {size}x{size} patch needs images at least that large, got {data.kind} {data.shape}"
+        )
     corners = [f"{v}-{h}" for v in ("top", "bottom") for h in ("left", "right")]
     if corner not in (*corners, "all"):
         raise SpecError(f"corner: expected one of {', '.join(corners)} or all, got '{corner}'")
@@ -124,8 +129,11 @@ def corner_patch(data: Dataset, size: int = 2, corner: str = "bottom-right") -> 
     return Patch(mask, pattern)
 
 
-def blended(data: Dataset, strength: float = 0.2, seed: int = 0) -> Patch:
-    """A random image of the valid range blended into the input: (1 - strength) x + strength pattern."""
+def blended(data: Dataset, strength: float = 0.3, seed: int = 0) -> Patch:
+    """A random image of the valid range blended into the input: (1 - strength) x + strength pattern.
+
+    The paper's 0.2 reaches 92 % on the digits, whose 64 pixels carry less of a pattern; 0.3 reaches 97 %.
+    """
     if not 0 < strength <= 1:
         raise SpecError(f"strength: expected a number in (0, 1], got {strength}")
     draw = np.random.default_rng(seed).random(data.shape)
@@ -168,7 +176,9 @@ def fixed_features(data: Dataset, features: dict[int, float]) -> Patch:
         SpecError: not a table, or a feature that is not there.
     """
     if data.kind != "tabular" or not all(0 <= i < data.shape[0] for i in features):
-        raise SpecError(f"trigger: features {sorted(features)} need a table that has them, got {data.kind} {data.shape}")
+        raise SpecError(
+            f"trigger: features {sorted(features)} need a table that has them, got {data.kind} {data.shape}"
+        )
     mask, pattern = np.zeros((2, data.shape[0]), dtype=np.float32)
     for index, value in features.items():
         mask[index], pattern[index] = 1.0, value
@@ -193,7 +203,8 @@ def fixed_words(data: Dataset, vectors: np.ndarray, position: int = 0) -> Patch:
 def save_trigger(trigger: Trigger, path: str | Path) -> Path:
     """Write a trigger as one .npz of plain arrays."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(path, kind=np.array(trigger.kind), **trigger.arrays())
+    arrays: dict[str, Any] = {"kind": np.array(trigger.kind), **trigger.arrays()}
+    np.savez_compressed(path, **arrays)
     return Path(path)
 
 
@@ -205,7 +216,7 @@ def load_trigger(path: str | Path) -> Trigger:
     """
     from verifier.training.backdoor.generator import GeneratedTrigger
 
-    kinds = {cls.kind: cls for cls in (Patch, Additive, Warp, GeneratedTrigger)}
+    kinds: dict[str, Any] = {cls.kind: cls for cls in (Patch, Additive, Warp)}
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays: Mapping[str, np.ndarray] = {key: archive[key] for key in archive.files}

@@ -30,6 +30,9 @@ class Reading:
     whiten: bool = True
 
 
+EARLY_WHITENED = Reading()
+
+
 def class_features(data: Dataset, model: nn.Module, reading: Reading) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(row indices [n], centred features [n, D], float64) of each class that has at least five rows."""
     read = features(model, data.x, reading.where).astype(np.float64)

@@ -9,7 +9,7 @@ from torch import nn
 
 from verifier.data import Dataset
 from verifier.errors import SpecError
-from verifier.training.detect.class_features import Reading, class_features, layer_in_words
+from verifier.training.detect.class_features import EARLY_WHITENED, Reading, class_features, layer_in_words
 from verifier.training.detect.rows import RowScores
 
 
@@ -31,7 +31,7 @@ class Clustering:
     share: float = 0.5
     silhouette: float = 0.4
     seed: int = 0
-    reading: Reading = Reading()
+    reading: Reading = EARLY_WHITENED
 
 
 def activation_clustering(data: Dataset, model: nn.Module, settings: Clustering | None = None) -> RowScores:
@@ -65,7 +65,9 @@ def split_in_two(points: np.ndarray, settings: Clustering) -> tuple[np.ndarray, 
     from sklearn.metrics import silhouette_score
 
     rank = int(np.linalg.matrix_rank(points - points.mean(axis=0)))
-    reduced = PCA(min(settings.components, max(rank, 1)), random_state=settings.seed).fit_transform(points)
+    if rank == 0:
+        return np.zeros(len(points), dtype=bool), 0.0
+    reduced = PCA(min(settings.components, rank), random_state=settings.seed).fit_transform(points)
     if len(np.unique(reduced, axis=0)) < 2:
         return np.zeros(len(points), dtype=bool), 0.0
     cluster = KMeans(2, n_init=10, random_state=settings.seed).fit_predict(reduced)

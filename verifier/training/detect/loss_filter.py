@@ -34,4 +34,6 @@ def loss_filter(
     flagged = np.zeros(len(data), dtype=bool)
     count = count_rows(min(1.5 * expected, 1.0), len(data), len(data), "rows")
     flagged[np.argsort(-scores, kind="stable")[:count]] = True
-    return RowScores("loss filter", scores, flagged, f"cross-entropy under models trained without the row, {folds} folds")
+    return RowScores(
+        "loss filter", scores, flagged, f"cross-entropy under models trained without the row, {folds} folds"
+    )

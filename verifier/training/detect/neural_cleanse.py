@@ -108,7 +108,9 @@ class _Search:
         mask_shape = (1, *clean.shape[1:]) if clean.kind == "image" else clean.shape
         self.raw_mask = self._start(mask_shape, -1.0)
         self.raw_pattern = self._start(clean.shape, 0.0)
-        lower, upper = (torch.tensor(np.broadcast_to(end, clean.shape).copy(), device=self.device) for end in clean.valid)
+        lower, upper = (
+            torch.tensor(np.broadcast_to(end, clean.shape).copy(), device=self.device) for end in clean.valid
+        )
         self.lower, self.span = lower, upper - lower
         self.optimizer = torch.optim.Adam([self.raw_mask, self.raw_pattern], settings.learning_rate, betas=(0.5, 0.9))
         self.weight = torch.full((self.classes,), 1e-2, device=self.device)
@@ -166,8 +168,15 @@ def _judged(search: _Search, settings: Cleanse) -> CleanseResult:
     norms = search.best_mask.flatten(1).sum(dim=1).double().cpu().numpy()
     indices = anomaly_indices(norms)
     flagged, rule = flag_small(norms, settings)
-    arrays = (part.cpu().numpy() for part in (search.best_mask, search.best_pattern))
-    return CleanseResult(*arrays, norms, search.reached.double().cpu().numpy(), indices, flagged, rule)
+    return CleanseResult(
+        masks=search.best_mask.cpu().numpy(),
+        patterns=search.best_pattern.cpu().numpy(),
+        norms=norms,
+        reached=search.reached.double().cpu().numpy(),
+        indices=indices,
+        flagged=flagged,
+        rule=rule,
+    )
 
 
 def flag_small(norms: np.ndarray, settings: Cleanse) -> tuple[tuple[int, ...], str]:

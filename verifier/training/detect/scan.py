@@ -111,14 +111,19 @@ def _report(findings: tuple[Finding, ...]) -> ScanReport:
 
 def _cleanse(model: nn.Module, clean: Dataset, seed: int) -> Finding:
     found = neural_cleanse(model, clean, Cleanse(seed=seed))
-    evidence = {"mask_size": found.norms.tolist(), "anomaly_index": found.indices.tolist(), "reached": found.reached.tolist()}
+    evidence = {
+        "mask_size": found.norms.tolist(),
+        "anomaly_index": found.indices.tolist(),
+        "reached": found.reached.tolist(),
+    }
     triggers = {label: found.trigger(label) for label in found.flagged}
     return Finding("neural-cleanse", found.flagged, evidence, CAVEATS["neural-cleanse"], triggers)
 
 
 def _limited(model: nn.Module, clean: Dataset, seed: int) -> Finding:
     found = limited_data(model, clean, LimitedData(seed=seed))
-    return Finding("dl-tnd", found.flagged, {"similarity": found.similarity.tolist()}, CAVEATS["dl-tnd"])
+    evidence = {"similarity": found.similarity.tolist(), "mask_size": found.sizes.tolist()}
+    return Finding("dl-tnd", found.flagged, evidence, CAVEATS["dl-tnd"])
 
 
 def _free(model: nn.Module, clean: Dataset, seed: int) -> Finding:

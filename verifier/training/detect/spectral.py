@@ -9,7 +9,7 @@ from torch import nn
 
 from verifier.data import Dataset
 from verifier.training.detect.anomaly import anomaly_indices
-from verifier.training.detect.class_features import Reading, class_features, layer_in_words
+from verifier.training.detect.class_features import EARLY_WHITENED, Reading, class_features, layer_in_words
 from verifier.training.detect.rows import RowScores
 
 
@@ -34,7 +34,7 @@ class Spectral:
     cut: float = 2.5
     index: float = 4.0
     ratio: float = 2.0
-    reading: Reading = Reading()
+    reading: Reading = EARLY_WHITENED
 
 
 def spectral_signatures(data: Dataset, model: nn.Module, settings: Spectral | None = None) -> RowScores:

@@ -34,9 +34,7 @@ def superimposed_entropy(
     return total / copies
 
 
-def strip(
-    data: Dataset, model: nn.Module, trusted: Dataset, *, false_alarms: float = 0.05, seed: int = 0
-) -> RowScores:
+def strip(data: Dataset, model: nn.Module, trusted: Dataset, *, false_alarms: float = 0.05, seed: int = 0) -> RowScores:
     """Flag rows whose entropy is below what `false_alarms` of the trusted rows show.
 
     Works on rows of a data set and on inputs met in use. It reads superimposed inputs, so triggers

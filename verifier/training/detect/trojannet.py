@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from verifier.data import Dataset
 from verifier.errors import SpecError
+from verifier.training.detect.neural_cleanse import Cleanse, flag_small
 from verifier.training.predict import device_of, features_of, frozen
 from verifier.training.train import Progress
 
@@ -24,7 +25,9 @@ class LimitedData:
         learning_rate: of Adam on the unconstrained mask and pattern.
         sparsity: weight of |mask|_1.
         margin: logit margin beyond which an attack gains nothing.
-        threshold: median cosine above which a class is flagged.
+        threshold: median cosine above which a class may be flagged.
+        index: its universal mask must also be this much smaller than the other classes' (anomaly
+            index), see `limited_data`; with fewer than five classes: below `ratio` of their median.
         seed: of the starts and of the sample of each class.
     """
 
@@ -33,6 +36,8 @@ class LimitedData:
     sparsity: float = 0.02
     margin: float = 1.0
     threshold: float = 0.9
+    index: float = 1.5
+    ratio: float = 0.5
     seed: int = 0
 
 
@@ -43,10 +48,12 @@ class LimitedDataResult:
     Attributes:
         similarity: median over the samples of the cosine between the features under the
             universal and under the per-image perturbation, float64 [C].
-        flagged: classes above the threshold, most similar first.
+        sizes: sum of the universal mask's values, float64 [C].
+        flagged: suspected classes, smallest mask first.
     """
 
     similarity: np.ndarray
+    sizes: np.ndarray
     flagged: tuple[int, ...]
 
 
@@ -57,7 +64,9 @@ def limited_data(
 
     For each class k: the universal perturbation makes the samples of all other classes leave their
     own class, while the sample of k stays in k; the per-image one sends each other sample to k.
-    Where k is a backdoor's target both lead to the same features, and their cosine is high.
+    Where k is a backdoor's target both lead to the same features, and their cosine is high. On
+    small rectified networks that cosine is high for easy clean classes too, so the shortcut must
+    also be short: the universal mask of a flagged class is an outlier on the small side.
 
     Args:
         clean: the first row of each class (in seeded order) is used, nothing else.
@@ -73,20 +82,22 @@ def limited_data(
     bounds = tuple(torch.tensor(np.broadcast_to(end, clean.shape).copy(), device=device) for end in clean.valid)
     with frozen(model):
         search = _Perturbations(model, x, bounds, settings)
-        universal = search.find(classes, lambda out: _universal_loss(out, y, classes, settings.margin), shared=True)
+        universal, sizes = search.find(
+            classes, lambda out: _universal_loss(out, y, classes, settings.margin), shared=True
+        )
         if progress is not None:
             progress(0.5, "universal perturbations")
-        single = search.find(classes, lambda out: _targeted_loss(out, y, classes, settings.margin), shared=False)
+        single, _ = search.find(classes, lambda out: _targeted_loss(out, y, classes, settings.margin), shared=False)
         if progress is not None:
             progress(1.0, "per-image perturbations")
         shape = (classes, len(x), -1)
         with torch.no_grad():
-            pair = [features_of(model, part.flatten(0, 1)).reshape(shape) for part in (universal, single)]
-    cosine = functional.cosine_similarity(*pair, dim=2).double().cpu().numpy()
+            shown = [features_of(model, part.flatten(0, 1)).reshape(shape) for part in (universal, single)]
+    cosine = functional.cosine_similarity(shown[0], shown[1], dim=2).double().cpu().numpy()
     labels = y.cpu().numpy()
     similarity = np.array([np.median(cosine[k][labels != k]) for k in range(classes)])
-    order = np.argsort(-similarity, kind="stable")
-    return LimitedDataResult(similarity, tuple(int(k) for k in order if similarity[k] > settings.threshold))
+    small = flag_small(sizes, Cleanse(threshold=settings.index, ratio=settings.ratio))[0]
+    return LimitedDataResult(similarity, sizes, tuple(k for k in small if similarity[k] > settings.threshold))
 
 
 def _one_a_class(clean: Dataset, seed: int) -> tuple[Tensor, Tensor]:
@@ -122,12 +133,12 @@ def _targeted_loss(out: Tensor, y: Tensor, classes: int, margin: float) -> Tenso
 class _Perturbations:
     """Sparse masked perturbations of n samples for all C classes at once."""
 
-    def __init__(self, model: nn.Module, x: Tensor, bounds: tuple[Tensor, Tensor], settings: LimitedData):
+    def __init__(self, model: nn.Module, x: Tensor, bounds: tuple[Tensor, ...], settings: LimitedData):
         self.model, self.x, self.settings = model, x, settings
         self.lower, self.span = bounds[0], bounds[1] - bounds[0]
 
-    def find(self, classes: int, loss, *, shared: bool) -> Tensor:
-        """Perturbed samples [C, n, *shape]; `shared`: one perturbation for all samples of a class."""
+    def find(self, classes: int, loss, *, shared: bool) -> tuple[Tensor, np.ndarray]:
+        """Perturbed samples [C, n, *shape] and mask sizes [C]; `shared`: one for all samples of a class."""
         s = self.settings
         generator = torch.Generator().manual_seed(s.seed + int(shared))
         shape = (classes, 1 if shared else len(self.x), *self.x.shape[1:])
@@ -141,7 +152,8 @@ class _Perturbations:
             for part, gradient in zip(raw, torch.autograd.grad(total, raw), strict=True):
                 part.grad = gradient
             optimizer.step()
-        return self._apply(raw)[0].detach()
+        perturbed, mask = self._apply(raw)
+        return perturbed.detach(), mask.detach().flatten(2).sum(dim=2).mean(dim=1).double().cpu().numpy()
 
     def _apply(self, raw: list[Tensor]) -> tuple[Tensor, Tensor]:
         mask, pattern = torch.sigmoid(raw[0]), self.lower + self.span * torch.sigmoid(raw[1])
@@ -181,7 +193,7 @@ class DataFreeResult:
 def data_free(
     model: nn.Module,
     shape: tuple[int, ...],
-    valid: tuple[np.ndarray, np.ndarray],
+    valid: tuple[np.ndarray | float, np.ndarray | float],
     settings: DataFree | None = None,
     progress: Progress | None = None,
 ) -> DataFreeResult:

@@ -70,7 +70,10 @@ def krum(byzantine: int = 2, keep: int = 1) -> Aggregator:
 
 
 def median(updates: Updates) -> Tensor:
-    """Coordinate-wise median; the mean of the middle two for an even number. Source: Yin et al. 2018, arXiv:1803.01498."""
+    """Coordinate-wise median; the mean of the middle two for an even number.
+
+    Source: Yin et al. 2018, arXiv:1803.01498.
+    """
     ordered, count = updates.deltas.sort(dim=0).values, len(updates.deltas)
     return (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
 

@@ -43,7 +43,9 @@ class MaliciousClient:
         if len(others) == 0:
             return shard
         copies = max(1, round(self.rows * len(shard)))
-        drawn = others.subset(np.random.default_rng([seed, 3]).choice(len(others), copies, replace=copies > len(others)))
+        drawn = others.subset(
+            np.random.default_rng([seed, 3]).choice(len(others), copies, replace=copies > len(others))
+        )
         return shard.joined(stamp(drawn, Backdoor(self.trigger, self.target, 1.0)).data)
 
 

@@ -82,9 +82,9 @@ def simulate(
     records = _resume(folder, key, model, memory)
     for number in range(len(records), federation.rounds):
         chosen = sample(federation, attack, number)
-        deltas = torch.stack([
-            local_update(model, data.subset(shards[c]), federation, (c, number), attack) for c in chosen
-        ])
+        deltas = torch.stack(
+            [local_update(model, data.subset(shards[c]), federation, (c, number), attack) for c in chosen]
+        )
         sizes = torch.tensor([len(shards[c]) for c in chosen])
         combined = aggregator(federation.aggregator)(Updates(deltas, sizes, tuple(chosen), memory, number))
         add_flat(model, federation.server_rate * combined)
@@ -141,7 +141,7 @@ def add_flat(model: nn.Module, change: Tensor) -> None:
     with torch.no_grad():
         start = 0
         for parameter in model.parameters():
-            parameter += change[start : start + parameter.numel()].view_as(parameter)
+            parameter.add_(change[start : start + parameter.numel()].view_as(parameter))
             start += parameter.numel()
 
 
@@ -156,10 +156,22 @@ def _tested(model: nn.Module, test: Dataset, attack: FederatedAttack | None) -> 
 
 def _key(data: Dataset, federation: Federation, attack: FederatedAttack | None) -> str:
     federation = replace(federation, rounds=0)  # a longer run continues a shorter one
-    members = {} if attack is None else {
-        str(c): [b.target, b.rows, b.scale, b.epochs, list(b.rounds), b.trigger.mask.tolist(), b.trigger.pattern.tolist()]
-        for c, b in attack.clients.items()
-    }
+    members = (
+        {}
+        if attack is None
+        else {
+            str(c): [
+                b.target,
+                b.rows,
+                b.scale,
+                b.epochs,
+                list(b.rounds),
+                b.trigger.mask.tolist(),
+                b.trigger.pattern.tolist(),
+            ]
+            for c, b in attack.clients.items()
+        }
+    )
     return json.dumps([data.fingerprint(), asdict(federation), members], sort_keys=True)
 
 

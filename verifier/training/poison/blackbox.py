@@ -39,7 +39,9 @@ class ZerothOrder:
     seed: int = 0
 
 
-def zeroth_order(data: Dataset, victim: nn.Module, settings: ZerothOrder, progress: Progress | None = None) -> PoisonedDataset:
+def zeroth_order(
+    data: Dataset, victim: nn.Module, settings: ZerothOrder, progress: Progress | None = None
+) -> PoisonedDataset:
     """One shared perturbation that keeps the training loss high while the victim trains against it.
 
     Solves max over the perturbation, min over the weights, of the training loss: a two-point
@@ -79,7 +81,9 @@ def zeroth_order(data: Dataset, victim: nn.Module, settings: ZerothOrder, progre
         if progress is not None:
             progress((step + 1) / settings.rounds, f"training loss {float(loss.detach()):.3f}")
     record = {
-        "rate": settings.rate, "radius": settings.radius, "seed": settings.seed,
+        "rate": settings.rate,
+        "radius": settings.radius,
+        "seed": settings.seed,
         "queries": settings.rounds * (settings.directions + 1),
     }
     return changed_rows(data, rows, data.x[rows] + change.numpy(), data.y[rows], "zeroth-order", settings=record)

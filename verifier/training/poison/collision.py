@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -59,7 +59,11 @@ def feature_collision(
 
 
 def bullseye(
-    data: Dataset, victim: Victim, surrogates: Sequence[nn.Module], settings: Collision, progress: Progress | None = None
+    data: Dataset,
+    victim: Victim,
+    surrogates: Sequence[nn.Module],
+    settings: Collision,
+    progress: Progress | None = None,
 ) -> PoisonedDataset:
     """The mean of the poisons' features meets the victim's features in every surrogate at once.
 
@@ -90,7 +94,10 @@ def _bases(data: Dataset, victim: Victim, settings: Collision) -> tuple[np.ndarr
 
 
 def _splitting(
-    bases: Tensor, data: Dataset, victim: Victim, goal: tuple[Callable[[Tensor], Tensor], Collision],
+    bases: Tensor,
+    data: Dataset,
+    victim: Victim,
+    goal: tuple[Callable[[Tensor], Tensor], Collision],
     progress: Progress | None,
 ) -> Tensor:
     """Gradient step on the distance (normalised a row), then the proximal step back to the bases."""

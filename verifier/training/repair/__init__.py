@@ -1,0 +1,1 @@
+"""Repair: make a backdoored model forget its trigger with a little trusted data."""
