@@ -62,7 +62,7 @@ def concretize(
     if shape is not None and shape.row_coeffs is not None:
         a, value, size = _with_rows(a, value, size, low, high, shape)
     if shape is not None and shape.center is not None:
-        value = torch.maximum(value, _ball_minimum(form.coeffs.double(), shape))
+        value = torch.maximum(value, _ball_minimum(form.coeffs.double(), shape, low, high))
     n = a.shape[-1]
     bound = value + form.offset - form.error
     bound = bound - (n + 8) * 2.0**-52 * (size + form.offset.abs() + form.error)
@@ -76,16 +76,22 @@ def _box_minimum(a: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     return value, (a.abs() * torch.maximum(low.abs(), high.abs())).sum(-1)
 
 
-def _ball_minimum(a: Tensor, shape: InputShape) -> Tensor:
-    """min a @ x over the lp ball: a @ center - radius * ||a * scale||_q, 1/p + 1/q = 1."""
+def _ball_minimum(a: Tensor, shape: InputShape, low: Tensor, high: Tensor) -> Tensor:
+    """min a @ x over the lp ball: a @ center - radius * ||a * scale||_q, 1/p + 1/q = 1.
+
+    p = 0: each of the `radius` features that gain most goes to its better end of the box.
+    """
     assert shape.center is not None and shape.scale is not None
     scaled = (a * shape.scale).abs()
     if shape.p == 2:
         reach = shape.radius * torch.linalg.vector_norm(scaled, dim=-1)
     elif shape.p == 1:
         reach = shape.radius * scaled.amax(-1)
-    else:  # p = 0: at most `radius` features move; the box minimum already holds, nothing is gained here
-        return torch.full(a.shape[:-1], -torch.inf, dtype=a.dtype, device=a.device)
+    else:
+        # Differences of doubles are rounded once each: the factor pays for it and for the product.
+        gains = torch.where(a >= 0, a * (shape.center - low), a * (shape.center - high)).clamp(min=0)
+        budget = max(0, min(int(shape.radius), a.shape[-1]))
+        reach = gains.topk(budget, dim=-1).values.sum(-1) * (1 + 2.0**-50)
     size = (a * shape.center).abs().sum(-1)
     margin = (a.shape[-1] + 8) * 2.0**-52 * (size + reach)
     return (a * shape.center).sum(-1) - reach - margin
