@@ -187,18 +187,26 @@ class Bracket:
                 self._shrink(leaves, self.goal)
                 continue
             if stage.stopped() or leaves.exhausted:
-                self._prove(leaves.certified(), "search")
-                self._tree_failed = True
-                self._fail(leaves.ball)
-                smaller = self._between(self.lower, leaves.radius)
-                if not self.lower < smaller < leaves.radius or leaves.radius < (1 + 0.1 * self.limits.gap_rel) * self.lower:
+                smaller = self._give_way(leaves)
+                if smaller is not None:
+                    self._shrink(leaves, smaller)
+                    stage = self.run.limited(STAGE_SHARE * self.run.remaining())
+                    continue
+                if leaves.exhausted:
                     return
-                self._shrink(leaves, smaller)
-                stage = self.run.limited(STAGE_SHARE * self.run.remaining())
-                continue
+                stage = self.run  # too little between the ends to shrink: the rest of the time goes here
             points = leaves.grow(self.run.stopped)
             self.closest.propose(points, "search")
         self._prove(leaves.certified(), "search")
+
+    def _give_way(self, leaves: Leaves) -> float | None:
+        """The smaller radius to go on with after this one was too hard; None where the ends are too close."""
+        self._prove(leaves.certified(), "search")
+        self._tree_failed = True
+        self._fail(leaves.ball)
+        smaller = self._between(self.lower, leaves.radius)
+        close = leaves.radius < (1 + 0.1 * self.limits.gap_rel) * self.lower
+        return None if close or not self.lower < smaller < leaves.radius else smaller
 
     def _shrink(self, leaves: Leaves, radius: float) -> None:
         known = leaves.ball.found.box
