@@ -33,6 +33,7 @@ class Limits:
     effort: str
     attack_effort: int
     seed: int
+    radii: tuple[float, ...] = ()
 
 
 class Bracket:
@@ -85,6 +86,8 @@ class Bracket:
     def goal(self) -> float:
         """The radius that, once proved, ends the search."""
         upper = self.closest.distance
+        if self.limits.radii:
+            return max((r for r in self.limits.radii if r < upper), default=0.0)
         if self.nearness.norm == 0 and math.isfinite(upper):
             return max(0.0, min(upper - 1, math.ceil(upper * (1 - self.limits.gap_rel))))
         if math.isfinite(upper):
@@ -107,7 +110,9 @@ class Bracket:
         return self._between(self.lower, failed)
 
     def _between(self, low: float, high: float) -> float:
-        """A radius strictly between two, the geometric mean where it makes sense."""
+        """A radius strictly between two: the largest one asked for, else the geometric mean where it makes sense."""
+        if self.limits.radii:
+            return max((r for r in self.limits.radii if low < r < high), default=low)
         if self.nearness.norm == 0:
             return float(max(low + 1, math.floor((low + high) / 2))) if high - low > 1 else low
         return math.sqrt(low * high) if low > 0.02 * high else 0.2 * high

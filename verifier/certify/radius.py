@@ -42,6 +42,8 @@ class RadiusSettings:
         timeout_s: wall-clock seconds an input, None for no limit.
         effort: "bounds" stops after plain linear bounds, "slopes" after optimised ones, "search" splits.
         attack_effort: 0 the quickest attack, 1 several, 2 longer ones.
+        radii: decide these radii alone, each proved, refuted by a counterexample or left open; empty:
+            narrow the radius itself down to the gap.
         seed: of the attacks.
     Raises:
         SpecError: values out of range.
@@ -52,8 +54,11 @@ class RadiusSettings:
     effort: str = "search"
     attack_effort: int = 1
     seed: int = 0
+    radii: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        if not all(0 <= r < math.inf for r in self.radii):
+            raise SpecError(f"radii: expected finite numbers >= 0, got {self.radii}")
         if not 0 < self.gap_rel < 1:
             raise SpecError(f"gap: expected a number between 0 and 1, got {self.gap_rel}")
         if self.timeout_s is not None and not self.timeout_s > 0:
@@ -150,7 +155,7 @@ def certified_radius(
             0.0, 0.0, nearness.norm, label, predicted, target, None, StopReason.MISCLASSIFIED, classifier.soundness,
             seconds={"attack": 0.0, "proof": 0.0},
         )  # fmt: skip
-    limits = Limits(settings.gap_rel, settings.effort, settings.attack_effort, settings.seed)
+    limits = Limits(settings.gap_rel, settings.effort, settings.attack_effort, settings.seed, settings.radii)
     bracket = Bracket(classifier, nearness, rows, center, run, limits)
     began = time.monotonic()
     reason = bracket.solve()
