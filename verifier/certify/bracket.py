@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from verifier.certify.closest import Closest, attack
+from verifier.certify.closest import Closest, attack, attack_within
 from verifier.certify.leaves import Ball, Leaves, Slopes, tighten
 from verifier.certify.threat import Nearness
 from verifier.certify.victim import Classifier, Rows
@@ -21,6 +21,8 @@ STAGE_SHARE = 0.45
 ATTACK_SHARE = 0.3
 #: Most radii tried with plain bounds, and the ratio of the ends at which they stop.
 PLAIN_BALLS, PLAIN_RATIO = 6, 1.1
+#: Most radii tried where the program's numbers overflow.
+MOST_BALLS = 60
 #: First radius where no counterexample and no valid range suggest one, as a share of the input's size.
 BLIND_START = 0.1
 
@@ -160,6 +162,10 @@ class Bracket:
             return False
         before = (self.lower, self.closest.distance)
         ball = self._ball(radius)
+        if ball.overflows:
+            self._tree_failed = True
+            self._fail(ball)
+            return self.balls < MOST_BALLS
         value, form = ball.rows(self.rows)
         self._prove(ball.certified(form), "bounds")
         open_rows = (~(value > 0)).nonzero().squeeze(1)
@@ -168,6 +174,11 @@ class Bracket:
             value, form = ball.rows(self.rows)
             self._prove(ball.certified(form), "slopes")
             open_rows = (~(value > 0)).nonzero().squeeze(1)
+        if len(open_rows) and math.isinf(self.closest.distance):
+            # Nothing bounds the radius from above yet, so this ball may be far too large.
+            attack_within(self.closest, radius, self.limits.seed + self.balls)
+            if self.goal < radius:
+                return True
         leaves = Leaves(ball, self.rows, open_rows, self._slopes)
         self.closest.propose(leaves.plant(self.run.stopped), "search")
         self._slopes = leaves.slopes or self._slopes

@@ -26,6 +26,8 @@ from verifier.certify.victim import Classifier, GraphScores, Rows
 LINE_POINTS = 64
 #: Proposals walked at a time, the nearest first.
 WALKS = 4
+#: Random points tried inside a radius.
+SCATTERED = 512
 #: Overshoots tried when rounding to the program's numbers lost a counterexample.
 OVERSHOOTS = 1 + np.array([0.0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3])
 
@@ -141,7 +143,7 @@ def attack(closest: Closest, effort: int, seed: int, stopped: Callable[[], bool]
         Seconds spent.
     """
     began = time.monotonic()
-    victim = Model.from_torch(GraphScores(closest.classifier.engine))
+    victim = Victim(closest)
     threat = _threat(closest.nearness)
     steps = 60 if effort < 2 else 150
     _run(closest, victim, FMN(steps=steps), threat, seed)
@@ -154,34 +156,50 @@ def attack(closest: Closest, effort: int, seed: int, stopped: Callable[[], bool]
         if stopped() or p == 0 or not np.isfinite(closest.distance):
             break
         budget = closest.distance * (0.97 if round_index % 2 == 0 else 0.99)
-        found = _run(
-            closest, victim, APGD(steps=steps, loss="margin", restarts=2), threat.at(budget), seed + 1 + round_index,
-            every_rival=True,
-        )  # fmt: skip
+        method = APGD(steps=steps, loss="margin", restarts=2)
+        found = _run(closest, victim, method, threat.at(budget), seed + 1 + round_index)
         if not found and round_index % 2:
             break
     return time.monotonic() - began
+
+
+def attack_within(closest: Closest, radius: float, seed: int) -> None:
+    """Look for a counterexample inside one radius: random points, corners, then a fixed-budget attack."""
+    rng = np.random.default_rng(seed)
+    inputs = closest.nearness.input_set(closest.center, radius)
+    t = rng.random((SCATTERED, closest.center.size))
+    t[::2] = np.round(t[::2])
+    closest.propose(inputs.lower + t * (inputs.upper - inputs.lower), "random")
+    if closest.nearness.norm != 0 and closest.distance > radius:
+        method = APGD(steps=40, loss="margin", restarts=2)
+        _run(closest, Victim(closest), method, _threat(closest.nearness).at(radius), seed)
+
+
+class Victim:
+    """What the attacks see: all classes, or the label and the one rival that counts.
+
+    A target counts as reached where it beats the label, whatever a third class does.
+    """
+
+    def __init__(self, closest: Closest):
+        classifier, rivals = closest.classifier, closest.rows.rivals
+        label = int(closest.rows.coeffs[0, 0] > 0) if classifier.single else int(closest.rows.coeffs[0].argmax())
+        self.label, self.targets = label, rivals
+        columns = None
+        if not classifier.single and len(rivals) == 1 and classifier.classes > 2:
+            columns, self.label, self.targets = (label, int(rivals[0])), 0, np.array([1])
+        self.model = Model.from_torch(GraphScores(classifier.engine, columns))
 
 
 def _threat(nearness: Nearness) -> LpThreat:
     return LpThreat(norm=nearness.norm, valid=nearness.valid, mask=nearness.mask, scale=nearness.scale)
 
 
-def _run(
-    closest: Closest, victim: Model, method: Attack, threat: LpThreat, seed: int, *, every_rival: bool = True
-) -> bool:
-    """One attack, untargeted and (where several classes count) towards each rival; True if it helped."""
-    rivals = closest.rows.rivals
-    label = _label(closest)
-    targets = rivals if every_rival else rivals[:1]
-    x = torch.as_tensor(closest.center).to(victim.dtype).expand(len(targets), -1)
-    labels = torch.full((len(targets),), label)
-    result = method(victim, x, labels, threat, targets=torch.as_tensor(targets), seed=seed)
-    found = result.adversarial.double().cpu().numpy()
-    return closest.propose(found[result.success.cpu().numpy()], method.name) if bool(result.success.any()) else False
-
-
-def _label(closest: Closest) -> int:
-    if closest.classifier.single:
-        return int(closest.rows.coeffs[0, 0] > 0)
-    return int(closest.rows.coeffs[0].argmax())
+def _run(closest: Closest, victim: Victim, method: Attack, threat: LpThreat, seed: int) -> bool:
+    """One attack towards each rival; True if it helped."""
+    targets = torch.as_tensor(victim.targets)
+    x = torch.as_tensor(closest.center).to(victim.model.dtype).expand(len(targets), -1)
+    labels = torch.full((len(targets),), victim.label)
+    result = method(victim.model, x, labels, threat, targets=targets, seed=seed)
+    found = result.adversarial.double().cpu().numpy()[result.success.cpu().numpy()]
+    return closest.propose(found, method.name)

@@ -28,6 +28,8 @@ from verifier.search.activation_split import CHILD_ITERATIONS, LAST_ITERATIONS, 
 
 #: Share of the remaining time for the slopes of intermediate bounds.
 INTERMEDIATE_SHARE = 0.15
+#: Share of the largest number of the program's type that values, and sums on the way to them, may reach.
+OVERFLOW_MARGIN = 2.0**-20
 #: Subdomains whose bounds are held at once, at most; children that one step should make at least.
 MOST_AT_ONCE, FULL_STEP = 256, 64
 
@@ -80,9 +82,19 @@ class Ball:
         self.shape = InputShape.of(self.inputs, engine.device)
         self.found: Enclosed = engine.enclose(self.lower, self.upper, self.shape, known)
 
+    @property
+    def overflows(self) -> bool:
+        """True where some value may leave the program's number range: no rounding model holds there."""
+        largest = float(np.finfo(self.engine.graph.dtype).max) * OVERFLOW_MARGIN
+        box = self.found.box
+        return not all(bool((box.magnitude(name) < largest).all()) for name in box.lower)
+
     def rows(self, coeffs: Tensor) -> tuple[Tensor, LinearForm]:
-        """Bounds [S] of rows [S, N_out] with the default slopes, and their form."""
+        """Bounds [S] of rows [S, N_out] with the default slopes, and their form; nothing where it overflows."""
         value, form = self.engine.bound_rows(coeffs.unsqueeze(0), self.found, self.lower, self.upper, self.shape)
+        if self.overflows:
+            value = torch.full_like(value, -torch.inf)
+            form = replace(form, error=torch.full_like(form.error, torch.inf))
         return value[0], form
 
     def certified(self, form: LinearForm) -> float:

@@ -149,7 +149,7 @@ def certified_radius(
     predicted = classifier.classify(outputs)
     label = predicted if label is None else label
     rows = classifier.rows(label, target)
-    wrong = classifier.unsafe(rows, outputs) is not None or predicted == -1
+    wrong = classifier.unsafe(rows, outputs) is not None or predicted == -1 or not np.isfinite(outputs).all()
     if wrong or (target is None and predicted != label):
         return CertifiedRadius(
             0.0, 0.0, nearness.norm, label, predicted, target, None, StopReason.MISCLASSIFIED, classifier.soundness,

@@ -98,7 +98,7 @@ def summarise(rows: Sequence[Row], radii: Sequence[float] = ()) -> Summary:
     )
 
 
-def curve_radii(rows: Sequence[Row], points: int = 60) -> np.ndarray:
+def curve_radii(rows: Sequence[Row], points: int = 400) -> np.ndarray:
     """Radii from 0 to just beyond the largest finite end, for curves."""
     ends = [v for row in rows if row.status != "error" for v in (row.lower, row.upper) if math.isfinite(v)]
     return np.linspace(0.0, 1.05 * max(ends, default=1.0) or 1.0, points)

@@ -116,14 +116,19 @@ class Classifier:
 
 
 class GraphScores(torch.nn.Module):
-    """The engine's own evaluation as a torch module, for gradient attacks: [R, N_in] -> [R, classes]."""
+    """The engine's own evaluation as a torch module, for gradient attacks: [R, N_in] -> [R, classes].
 
-    def __init__(self, engine: TorchEngine):
+    Args:
+        columns: outputs to return, in this order; None for all.
+    """
+
+    def __init__(self, engine: TorchEngine, columns: tuple[int, ...] | None = None):
         super().__init__()
-        self._network = engine.network
+        self._network, self._columns = engine.network, columns
         # A parameter says to attacks which dtype and device inputs must have.
         self.register_buffer("kind", torch.zeros(1, dtype=engine.dtype, device=engine.device))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Outputs at a batch of flat inputs."""
-        return self._network.evaluate(x)
+        outputs = self._network.evaluate(x)
+        return outputs if self._columns is None else outputs[:, list(self._columns)]
