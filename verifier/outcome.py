@@ -24,6 +24,9 @@ class StopReason(Enum):
     NO_PROGRESS = "every open subdomain is too small to split further"
     REPLAY_FAILED = "violations found by the analysis vanish in ONNX Runtime"
     UNSUPPORTED = "no engine can bound this network"
+    GAP_REACHED = "proof and counterexample are as close as asked"
+    MISCLASSIFIED = "the input itself is not given its class, so no radius is certified"
+    WHOLE_RANGE = "the class holds on every valid input"
 
 
 class Soundness(IntEnum):

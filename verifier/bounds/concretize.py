@@ -62,7 +62,7 @@ def concretize(
     if shape is not None and shape.row_coeffs is not None:
         a, value, size = _with_rows(a, value, size, low, high, shape)
     if shape is not None and shape.center is not None:
-        value = torch.maximum(value, _ball_minimum(form.coeffs.double(), shape))
+        value = torch.maximum(value, _ball_minimum(form.coeffs.double(), shape, low, high))
     n = a.shape[-1]
     bound = value + form.offset - form.error
     bound = bound - (n + 8) * 2.0**-52 * (size + form.offset.abs() + form.error)
@@ -76,19 +76,53 @@ def _box_minimum(a: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     return value, (a.abs() * torch.maximum(low.abs(), high.abs())).sum(-1)
 
 
-def _ball_minimum(a: Tensor, shape: InputShape) -> Tensor:
-    """min a @ x over the lp ball: a @ center - radius * ||a * scale||_q, 1/p + 1/q = 1."""
+def _ball_minimum(a: Tensor, shape: InputShape, low: Tensor, high: Tensor) -> Tensor:
+    """min a @ x over the box and the lp ball together, a lower bound that is exact up to rounding.
+
+    With w = |a| scale and h_i the way from the center to the face of the box that x_i descends to, in
+    units of scale, every m with 0 <= m <= w gives the bound (m is left to the ball, the rest to the box)
+
+        a @ center - radius * ||m||_q - sum (w - m) h,   1/p + 1/q = 1;
+
+    the best m is min(w, h / t) for p = 2 and min(w, t) for p = 1. p = 0: each of the `radius` features
+    that gain most goes to its face of the box.
+    """
     assert shape.center is not None and shape.scale is not None
-    scaled = (a * shape.scale).abs()
-    if shape.p == 2:
-        reach = shape.radius * torch.linalg.vector_norm(scaled, dim=-1)
-    elif shape.p == 1:
-        reach = shape.radius * scaled.amax(-1)
-    else:  # p = 0: at most `radius` features move; the box minimum already holds, nothing is gained here
-        return torch.full(a.shape[:-1], -torch.inf, dtype=a.dtype, device=a.device)
-    size = (a * shape.center).abs().sum(-1)
-    margin = (a.shape[-1] + 8) * 2.0**-52 * (size + reach)
+    w = (a * shape.scale).abs()
+    h = torch.where(a >= 0, shape.center - low, high - shape.center).clamp(min=0) / shape.scale
+    if shape.p == 0:
+        budget = max(0, min(int(shape.radius), a.shape[-1]))
+        reach = (w * h).topk(budget, dim=-1).values.sum(-1)
+    else:
+        m = torch.minimum(w, _l2_share(w, h, shape.radius) if shape.p == 2 else _l1_share(w, h, shape.radius))
+        dual = torch.linalg.vector_norm(m, dim=-1) if shape.p == 2 else m.amax(-1)
+        reach = shape.radius * dual + ((w - m) * h).sum(-1)
+    # The last term: w itself is rounded, and where m = w the difference hides it.
+    size = (a * shape.center).abs().sum(-1) + reach + (w * h).sum(-1)
+    margin = (a.shape[-1] + 16) * 2.0**-51 * size
     return (a * shape.center).sum(-1) - reach - margin
+
+
+@torch.no_grad()
+def _l2_share(w: Tensor, h: Tensor, radius: float) -> Tensor:
+    """h / t with t such that the steps min(h, t w) have length `radius`: Newton from below, any t is sound."""
+    t = radius / torch.linalg.vector_norm(w, dim=-1, keepdim=True)
+    for _ in range(8):
+        cut = t * w > h
+        if not bool(cut.any()):
+            break
+        left = (radius**2 - torch.where(cut, h * h, 0.0).sum(-1, keepdim=True)).clamp(min=0)
+        t = torch.fmax(t, (left / torch.where(cut, 0.0, w * w).sum(-1, keepdim=True)).sqrt())
+    return torch.nan_to_num(h / t, nan=0.0)
+
+
+@torch.no_grad()
+def _l1_share(w: Tensor, h: Tensor, radius: float) -> Tensor:
+    """The level above which the ways h add up to `radius`, [..., 1]; 0 where all of them together do not."""
+    ordered, order = w.sort(dim=-1, descending=True)
+    enough = h.gather(-1, order).cumsum(-1) >= radius
+    level = ordered.gather(-1, enough.double().argmax(-1, keepdim=True))
+    return torch.where(enough.any(-1, keepdim=True), level, 0.0)
 
 
 def _with_rows(

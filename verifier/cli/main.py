@@ -28,6 +28,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("verifier.cli.verify", "decide one property of a network"),
     "attack": ("verifier.cli.attack", "search for a counterexample only"),
     "run": ("verifier.cli.run", "decide every instance of a CSV file"),
+    "radius": ("verifier.cli.radius", "certify how far inputs of a data set can move"),
+    "certify": ("verifier.cli.certify", "clean, attacked and certified accuracy on a data set"),
     "info": ("verifier.cli.info", "describe a network, or what was built"),
     "replay": ("verifier.cli.replay", "check a counterexample in ONNX Runtime"),
     "report": ("verifier.cli.report", "write results as one HTML page"),

@@ -1,0 +1,237 @@
+"""The search for one radius: attack, bound, optimise, split, shrink; keeps both ends."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from verifier.certify.closest import Closest, attack, attack_within
+from verifier.certify.leaves import Ball, Leaves, Slopes, tighten
+from verifier.certify.threat import Nearness
+from verifier.certify.victim import Classifier, Rows
+from verifier.outcome import StopReason
+from verifier.run import Run
+
+#: Share of the remaining time that one radius may take before the ball shrinks.
+STAGE_SHARE = 0.45
+#: Share of the time for the attacks that come first.
+ATTACK_SHARE = 0.3
+#: Most radii tried with plain bounds, and the ratio of the ends at which they stop.
+PLAIN_BALLS, PLAIN_RATIO = 6, 1.1
+#: Most radii tried where the program's numbers overflow.
+MOST_BALLS = 60
+#: First radius where no counterexample and no valid range suggest one, as a share of the input's size.
+BLIND_START = 0.1
+
+
+@dataclass(frozen=True)
+class Limits:
+    """See RadiusSettings."""
+
+    gap_rel: float
+    effort: str
+    attack_effort: int
+    seed: int
+    radii: tuple[float, ...] = ()
+
+
+class Bracket:
+    """Both ends of one input's radius.
+
+    Attributes:
+        lower: proved; proved_by: "bounds", "slopes" or "search"; closest: holds the upper end.
+        subdomains, balls, attack_seconds: what it cost.
+    """
+
+    def __init__(
+        self, classifier: Classifier, nearness: Nearness, rows: Rows, center: np.ndarray, run: Run, limits: Limits
+    ):
+        self.classifier, self.nearness, self.center = classifier, nearness, center
+        self.run, self.limits = run, limits
+        self.closest = Closest(classifier, nearness, rows, center)
+        self.rows = classifier.engine.tensor(rows.coeffs)
+        self.lower, self.proved_by = 0.0, ""
+        self.subdomains, self.balls, self.attack_seconds = 0, 0, 0.0
+        self._slopes: Slopes | None = None
+        #: The smallest ball enclosed so far that is not proved: its bounds hold on every smaller one.
+        self._failed: Ball | None = None
+        self._tree_failed = False
+        self._first: Ball | None = None
+
+    def solve(self) -> StopReason:
+        """Work until the ends meet, nothing more can be proved, or the run stops."""
+        engine, run = self.classifier.engine, self.run
+        engine.deadline = run.deadline
+        if self.nearness.largest(self.center) == 0:
+            self.lower, self.proved_by = math.inf, "bounds"
+            return StopReason.WHOLE_RANGE
+        brief = run.limited(ATTACK_SHARE * run.remaining())
+        self.attack_seconds = attack(self.closest, self.limits.attack_effort, self.limits.seed, brief.stopped)
+        with torch.no_grad():
+            self._plain_bounds()
+            while not self._done() and not run.stopped() and self.limits.effort != "bounds":
+                if not self._one_tree():
+                    break
+        if math.isinf(self.closest.distance) and self.lower >= self.nearness.largest(self.center):
+            self.lower = math.inf
+            return StopReason.WHOLE_RANGE
+        if self._done():
+            return StopReason.GAP_REACHED
+        if run.cancelled():
+            return StopReason.INTERRUPTED
+        return StopReason.TIME_LIMIT if run.remaining() <= 0 else StopReason.NO_PROGRESS
+
+    @property
+    def goal(self) -> float:
+        """The radius that, once proved, ends the search."""
+        upper = self.closest.distance
+        if self.limits.radii:
+            return max((r for r in self.limits.radii if r < upper), default=0.0)
+        if self.nearness.norm == 0 and math.isfinite(upper):
+            return max(0.0, min(upper - 1, math.ceil(upper * (1 - self.limits.gap_rel))))
+        if math.isfinite(upper):
+            return upper * (1 - self.limits.gap_rel) * (1 + 2.0**-40)
+        far = self.nearness.largest(self.center)
+        return far if math.isfinite(far) else math.inf
+
+    def _done(self) -> bool:
+        return self.lower >= self.goal
+
+    def _target(self) -> float:
+        """The next radius to try: the goal, or a step between what is proved and what failed."""
+        goal = self.goal
+        if math.isinf(goal):
+            size = float(self.nearness.distance(self.center, np.zeros_like(self.center)[None])[0])
+            goal = 2 * self.lower if self.lower > 0 else BLIND_START * (size or 1.0)
+        failed = self._failed.radius if self._failed is not None else math.inf
+        if goal < failed:
+            return goal
+        return self._between(self.lower, failed)
+
+    def _between(self, low: float, high: float) -> float:
+        """A radius strictly between two: the largest one asked for, else the geometric mean where it makes sense."""
+        if self.limits.radii:
+            return max((r for r in self.limits.radii if low < r < high), default=low)
+        if self.nearness.norm == 0:
+            return float(max(low + 1, math.floor((low + high) / 2))) if high - low > 1 else low
+        return math.sqrt(low * high) if low > 0.02 * high else 0.2 * high
+
+    def _prove(self, radius: float, by: str) -> None:
+        if radius > self.lower:
+            self.lower, self.proved_by = radius, by
+
+    def _ball(self, radius: float) -> Ball:
+        if self._first is not None and self._first.radius == radius:
+            return self._first
+        known = None
+        if self._failed is not None and radius <= self._failed.radius:
+            known = self._failed.found.box
+        self.balls += 1
+        return Ball(self.classifier.engine, self.nearness, self.center, radius, known)
+
+    def _fail(self, ball: Ball) -> None:
+        if self._failed is None or ball.radius < self._failed.radius:
+            self._failed = ball
+
+    def _plain_bounds(self) -> None:
+        """Fixed point of 'bounds on the ball of R prove the radius g(R)', from above and below."""
+        for _ in range(PLAIN_BALLS):
+            radius = self._target()
+            if self._done() or self.run.stopped() or not radius > self.lower:
+                return
+            if self._failed is not None and self._failed.radius < PLAIN_RATIO * self.lower:
+                return
+            ball = self._ball(radius)
+            self._first = self._first or ball
+            _, form = ball.rows(self.rows)
+            proved = ball.certified(form)
+            self._prove(proved, "bounds")
+            if proved < radius:
+                self._fail(ball)
+            point = form_minimisers(form.coeffs[0], ball)
+            self.closest.propose(point, "bounds")
+
+    def _one_tree(self) -> bool:
+        """Branch and bound from the goal downwards; False when nothing more can be gained."""
+        self._failed = None if not self._tree_failed else self._failed
+        radius = self._target()
+        if not radius > self.lower:
+            return False
+        before = (self.lower, self.closest.distance)
+        ball = self._ball(radius)
+        if ball.overflows:
+            self._tree_failed = True
+            self._fail(ball)
+            return self.balls < MOST_BALLS
+        value, form = ball.rows(self.rows)
+        self._prove(ball.certified(form), "bounds")
+        open_rows = (~(value > 0)).nonzero().squeeze(1)
+        if len(open_rows):
+            tighten(ball, self.run)
+            value, form = ball.rows(self.rows)
+            self._prove(ball.certified(form), "slopes")
+            open_rows = (~(value > 0)).nonzero().squeeze(1)
+        if len(open_rows) and math.isinf(self.closest.distance):
+            # Nothing bounds the radius from above yet, so this ball may be far too large.
+            attack_within(self.closest, radius, self.limits.seed + self.balls)
+            if self.goal < radius:
+                return True
+        leaves = Leaves(ball, self.rows, open_rows, self._slopes)
+        self.closest.propose(leaves.plant(self.run.stopped), "search")
+        self._slopes = leaves.slopes or self._slopes
+        self._prove(leaves.certified(), "slopes")
+        if self.limits.effort == "search":
+            self._search(leaves)
+        elif len(leaves):
+            self._tree_failed = True
+            self._fail(leaves.ball)
+            if self.lower * PLAIN_RATIO > self._failed.radius:  # type: ignore[union-attr]
+                return False
+        self.subdomains += leaves.visited
+        return (self.lower, self.closest.distance) != before
+
+    def _search(self, leaves: Leaves) -> None:
+        stage = self.run.limited(STAGE_SHARE * self.run.remaining())
+        while len(leaves) and not self.run.stopped():
+            if self.goal < leaves.radius:
+                # A closer counterexample: only a smaller ball is left to prove.
+                if self.lower >= self.goal:
+                    return
+                self._shrink(leaves, self.goal)
+                continue
+            if stage.stopped() or leaves.exhausted:
+                smaller = self._give_way(leaves)
+                if smaller is not None:
+                    self._shrink(leaves, smaller)
+                    stage = self.run.limited(STAGE_SHARE * self.run.remaining())
+                    continue
+                if leaves.exhausted:
+                    return
+                stage = self.run  # too little between the ends to shrink: the rest of the time goes here
+            points = leaves.grow(self.run.stopped)
+            self.closest.propose(points, "search")
+        self._prove(leaves.certified(), "search")
+
+    def _give_way(self, leaves: Leaves) -> float | None:
+        """The smaller radius to go on with after this one was too hard; None where the ends are too close."""
+        self._prove(leaves.certified(), "search")
+        self._tree_failed = True
+        self._fail(leaves.ball)
+        smaller = self._between(self.lower, leaves.radius)
+        close = leaves.radius < (1 + 0.1 * self.limits.gap_rel) * self.lower
+        return None if close or not self.lower < smaller < leaves.radius else smaller
+
+    def _shrink(self, leaves: Leaves, radius: float) -> None:
+        known = leaves.ball.found.box
+        self.balls += 1
+        ball = Ball(self.classifier.engine, self.nearness, self.center, radius, known)
+        self.closest.propose(leaves.shrink(ball, self.run.stopped), "search")
+
+
+def form_minimisers(coeffs: torch.Tensor, ball: Ball) -> np.ndarray:
+    """Corners of the ball's box where each row of a form is smallest, float64 [S, N_in]."""
+    corners = torch.where(coeffs >= 0, ball.lower, ball.upper)
+    return corners.double().cpu().numpy()

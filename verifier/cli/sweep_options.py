@@ -1,0 +1,250 @@
+"""Options, checks and the run itself that `radius` and `certify` share."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import math
+import shlex
+import sys
+import time
+from contextlib import ExitStack, closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from verifier.cli.parser import count, seconds
+from verifier.errors import SpecError
+
+if TYPE_CHECKING:
+    from verifier.certify.sweep import Plan, Row
+    from verifier.data import Dataset
+
+
+def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
+    """Data, threat, effort and output."""
+    parser.add_argument("network", metavar="NET", help="an ONNX or .nnet file")
+    data = parser.add_argument_group("data (in the network's own input units: nothing is normalised behind your back)")
+    data.add_argument("--data", required=True, metavar="SOURCE", help="a .npz, .csv, IDX or CIFAR .bin file, a folder, or digits")
+    data.add_argument("--label", default="-1", metavar="COLUMN", help="label column of a .csv (default: the last)")
+    data.add_argument("--samples", type=count, default=100, metavar="N", help="how many, drawn with --seed (default: 100)")
+    data.add_argument("--start", type=int, default=0, metavar="K", help="draw from row K on only (a test part)")
+    data.add_argument("--valid", metavar="LOW,HIGH", help="valid range of every feature; 'none' for no limit (default: the data's)")
+    threat = parser.add_argument_group("what may change")
+    threat.add_argument("--norm", default="linf", help="linf (default), l2, l1, or l0 (number of features)")
+    threat.add_argument("--mask", metavar="LIST", help="only these flat features may move: 0,5,10-20")
+    threat.add_argument("--feature-scale", metavar="LIST", help="'range' of each feature, or one unit a feature")
+    threat.add_argument("--target", metavar="CLASS", help="only this class counts as a mistake")
+    effort = parser.add_argument_group("effort")
+    effort.add_argument("--timeout", type=seconds, default=30.0, metavar="S", help="seconds a sample (default: 30)")
+    effort.add_argument("--effort", choices=("bounds", "slopes", "search"), default="search", help="default: search")
+    effort.add_argument("--workers", type=count, default=1, metavar="N", help="processes (default: 1)")
+    effort.add_argument("--threads", type=count, default=1, metavar="N", help="CPU threads a process (default: 1)")
+    effort.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    effort.add_argument("--soundness", choices=("float32", "real"), default="float32")
+    effort.add_argument("--seed", type=int, default=0, metavar="N")
+    smooth = parser.add_argument_group("randomised smoothing (certifies the smoothed classifier, with a stated confidence)")
+    smooth.add_argument("--method", choices=("proof", "smoothing"), default="proof")
+    smooth.add_argument("--noise", choices=("gaussian", "laplace", "uniform", "ablation"), default="gaussian")
+    smooth.add_argument("--sigma", type=float, default=0.25, help="noise scale; features kept for ablation (default: 0.25)")
+    smooth.add_argument("--n", type=count, default=10_000, metavar="N", help="samples that estimate (default: 10000)")
+    smooth.add_argument("--n0", type=count, default=100, metavar="N", help="samples that guess the class (default: 100)")
+    smooth.add_argument("--alpha", type=float, default=0.001, help="probability of a wrong certificate (default: 0.001)")
+    smooth.add_argument("--order", type=int, choices=(0, 1), default=0, help="1: use the vote's gradient as well")
+    out = parser.add_argument_group("output")
+    out.add_argument("--out", metavar="DIR", help="rows, report.html, report.json and the tables go here")
+    out.add_argument("--resume", action="store_true", help="keep the rows already in --out and do the rest")
+    out.add_argument("--plots", metavar="DIR", help="curves and histogram as PDF and PNG (needs matplotlib)")
+
+
+def run_sweep(args: argparse.Namespace, command: str, radii: tuple[float, ...], gap_rel: float) -> int:
+    """Analyse the samples, keep every row, print and write the summary."""
+    from verifier.certify.ledger import Ledger
+    from verifier.certify.sweep import sweep
+    from verifier.report.sweep_text import SampleProgress, print_summary
+
+    if args.resume and args.out is None:
+        raise SpecError("--resume: name the folder to go on with (--out DIR)")
+    began = time.monotonic()
+    data, plan, x = _prepare(args, radii, gap_rel)
+    indices = _chosen(data, args)
+    setup = _setup(args, command, data, plan, indices)
+    setup["data"]["channels_last"] = bool((x[:16] != data.x[:16].reshape(len(x[:16]), -1)).any())
+    interrupted = False
+    with ExitStack() as stack:
+        ledger = stack.enter_context(Ledger(args.out, setup, resume=args.resume)) if args.out else None
+        rows: list[Row] = ledger.rows if ledger is not None else []
+        known = {row.index for row in rows}
+        left = [i for i in indices if int(i) not in known]
+        progress = stack.enter_context(SampleProgress(len(left), sys.stderr))
+        results = stack.enter_context(closing(sweep(plan, x, data.y, left, args.workers)))
+        try:
+            for row in results:
+                if ledger is not None:
+                    ledger.add(row)
+                else:
+                    rows.append(row)
+                progress.add(row)
+        except KeyboardInterrupt:
+            interrupted = True
+    rows = sorted(rows, key=lambda row: row.index)
+    print_summary(rows, setup, sys.stdout)
+    _write(args, setup, rows, x, data, time.monotonic() - began)
+    if interrupted:
+        kept = f"; {len(rows)} rows are kept, --resume goes on" if args.out else ""
+        print(f"verifier: interrupted{kept}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _write(args: argparse.Namespace, setup: dict[str, Any], rows: list[Row], x: Any, data: Dataset, spent: float) -> None:
+    from verifier.report.radius import facts, render
+
+    if not rows or (args.out is None and args.plots is None):
+        return
+    found = facts(setup, rows, spent)
+    if args.out is not None:
+        from verifier.certify.ledger import write_json
+
+        folder = Path(args.out)
+        write_json(folder / "report.json", found)
+        (folder / "report.html").write_text(render(found, rows, x), encoding="utf-8")
+        print(f"report: {folder / 'report.html'}")
+    if args.plots is not None:
+        from verifier.report.plots import save_plots
+
+        for path in save_plots(found, rows, Path(args.plots)):
+            print(f"plot: {path}")
+
+
+def _prepare(args: argparse.Namespace, radii: tuple[float, ...], gap_rel: float) -> tuple[Dataset, Plan, Any]:
+    """The data, the plan and the samples as flat inputs, everything checked against the network."""
+    from verifier.certify.sweep import Plan, Smoothing, arrange
+    from verifier.certify.threat import Nearness, parse_norm
+    from verifier.data import open_dataset
+    from verifier.graph.load import load_network
+
+    graph = load_network(args.network)
+    data = open_dataset(args.data, label=args.label)
+    if len(data) == 0:
+        raise SpecError(f"--data: {args.data} holds no rows")
+    x = arrange(data.x, [graph[name].shape for name in graph.inputs])
+    classes = max(2, graph.output_size)
+    if int(data.y.max()) >= classes:
+        raise SpecError(
+            f"--data: labels go up to {int(data.y.max())}, but the network has {graph.output_size} outputs, classes 0 to "
+            f"{classes - 1}; give data with the network's own classes"
+        )
+    nearness = Nearness(
+        parse_norm(args.norm), _valid(args, data, graph), _mask(args.mask, x.shape[1]), _scale(args, x)
+    ).sized(x.shape[1])
+    smoothing = Smoothing(args.noise, args.sigma, args.n, args.n0, args.alpha, args.order)
+    if args.method == "smoothing":
+        _smoothing_alone(args)
+    plan = Plan(
+        network=args.network, nearness=nearness, radii=radii, timeout_s=args.timeout, gap_rel=gap_rel,
+        effort=args.effort, seed=args.seed, soundness=args.soundness, device=args.device, threads=args.threads,
+        smoothing=smoothing if args.method == "smoothing" else None,
+        target=None if args.target is None else data.label(args.target),
+    )  # fmt: skip
+    return data, plan, x
+
+
+def _smoothing_alone(args: argparse.Namespace) -> None:
+    for option in ("mask", "feature_scale", "target"):
+        if getattr(args, option) is not None:
+            raise SpecError(
+                f"--{option.replace('_', '-')}: a smoothed certificate covers every direction; use --method proof"
+            )
+
+
+def _valid(args: argparse.Namespace, data: Dataset, graph: Any) -> Any:
+    from verifier.certify.sweep import arrange
+
+    if args.valid == "none":
+        return None
+    if args.valid is not None:
+        low, high = _numbers(args.valid, "--valid", 2)
+        return low, high
+    import numpy as np
+
+    shapes = [graph[name].shape for name in graph.inputs]
+    return tuple(arrange(np.broadcast_to(end, data.shape)[None], shapes)[0] for end in data.valid)
+
+
+def _mask(text: str | None, size: int) -> Any:
+    """bool [N_in] from 0,5,10-20."""
+    import numpy as np
+
+    if text is None:
+        return None
+    mask = np.zeros(size, dtype=bool)
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        if not (first.isdigit() and (not last or last.isdigit()) and int(last or first) < size):
+            raise SpecError(f"--mask: expected features in 0..{size - 1} such as 0,5,10-20, got '{part}'")
+        mask[int(first) : int(last or first) + 1] = True
+    return mask
+
+
+def _scale(args: argparse.Namespace, x: Any) -> Any:
+    import numpy as np
+
+    if args.feature_scale is None:
+        return None
+    if args.feature_scale == "range":
+        width = (x.max(axis=0) - x.min(axis=0)).astype(np.float64)
+        return np.where(width > 0, width, 1.0)
+    return np.array(_numbers(args.feature_scale, "--feature-scale", x.shape[1]))
+
+
+def _numbers(text: str, option: str, expected: int) -> list[float]:
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if len(found) != expected or not all(math.isfinite(v) for v in found):
+        raise SpecError(f"{option}: expected {expected} numbers separated by commas, got '{text}'")
+    return found
+
+
+def _chosen(data: Dataset, args: argparse.Namespace) -> list[int]:
+    """Rows to analyse: drawn without replacement, then in the data's order."""
+    import numpy as np
+
+    if not 0 <= args.start < len(data):
+        raise SpecError(f"--start: expected a row in 0..{len(data) - 1}, got {args.start}")
+    order = args.start + np.random.default_rng(args.seed).permutation(len(data) - args.start)
+    return sorted(order[: args.samples].tolist())
+
+
+def _setup(args: argparse.Namespace, command: str, data: Dataset, plan: Plan, indices: list[int]) -> dict[str, Any]:
+    """What was asked and of what, for run.json and the report; "question" decides whether rows may be kept."""
+    from verifier import __version__
+    from verifier.certify.model_card import model_card
+    from verifier.report.html import machine
+
+    near = plan.nearness
+    arrays = [a for a in (*(near.valid or ()), near.mask, near.scale) if a is not None]
+    digest = hashlib.sha256(b"".join(a.tobytes() for a in arrays)).hexdigest()[:16]
+    card = model_card(plan.network)
+    question = {
+        "command": command, "network_sha256": card["sha256"], "data": data.fingerprint(), "norm": args.norm,
+        "threat": digest, "target": plan.target, "radii": list(plan.radii), "gap_rel": plan.gap_rel,
+        "timeout_s": plan.timeout_s, "effort": plan.effort, "seed": plan.seed, "soundness": plan.soundness,
+        "smoothing": None if plan.smoothing is None else vars(plan.smoothing),
+        "samples": args.samples, "start": args.start,
+    }  # fmt: skip
+    return {
+        "question": question,
+        "model": card,
+        "data": {
+            "name": data.name, "source": str(args.data), "rows": len(data), "shape": list(data.shape),
+            "kind": data.kind, "classes": list(data.classes), "samples": len(indices),
+        },
+        "threat": near.words(),
+        "version": __version__,
+        "machine": machine(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "reproduce": shlex.join(["verifier", *sys.argv[1:]]),
+    }  # fmt: skip
