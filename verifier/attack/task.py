@@ -139,7 +139,7 @@ class Task:
         """Remember inputs [M, *W] for samples that stay without success: the highest value wins."""
         rows = _improvements(index, -value, self.fallback_cost)
         self.fallback[index[rows]] = work[rows]
-        self.fallback_cost[index[rows]] = -value[rows]
+        self.fallback_cost[index[rows]] = -value[rows].to(self.fallback_cost)
 
 
 class Rows:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from verifier.attack.base import Attack
 from verifier.attack.blackbox.hard_label import adversarial_starts
-from verifier.attack.boundary import bisect
+from verifier.attack.boundary import bisect, cut_back
 from verifier.attack.model import Access
 from verifier.attack.projections import along, norm
 from verifier.attack.task import Rows, Task
@@ -107,20 +107,3 @@ class HopSkipJump(Attack):
         if rows.p == 2:
             return bisect(rows, rows.start, work, search)
         return cut_back(rows, work, search)
-
-
-def cut_back(rows: Rows, work: Tensor, steps: int) -> Tensor:
-    """The smallest linf cube around the clean input whose cut of `work` still succeeds, by bisection."""
-    delta = work - rows.start
-    low, high = torch.zeros(len(rows), device=work.device, dtype=work.dtype), norm(delta, float("inf"))
-    best, improved = work, torch.zeros(len(rows), dtype=torch.bool, device=work.device)
-    for _ in range(steps):
-        middle = (low + high) / 2
-        reach = along(middle, delta)
-        point = rows.start + torch.minimum(torch.maximum(delta, -reach), reach)
-        hit = rows.achieved(rows.predictions(point))
-        best = torch.where(along(hit, point), point, best)
-        improved |= hit
-        low, high = torch.where(hit, low, middle), torch.where(hit, middle, high)
-    rows.offer(best, improved)
-    return best
