@@ -52,7 +52,9 @@ def _victim(module: nn.Module, shape: tuple[int, ...], epochs: int, count: int =
 def digits() -> Victim:
     """A fully connected network on flat 64-pixel digits."""
     torch.manual_seed(0)
-    return _victim(nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 32), nn.ReLU(), nn.Linear(32, 10)), (64,), 20)
+    return _victim(
+        nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 32), nn.ReLU(), nn.Linear(32, 10)), (64,), 20
+    )
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +62,12 @@ def images() -> Victim:
     """A convolutional network on 1 x 8 x 8 digits."""
     torch.manual_seed(0)
     module = nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(72, 10)
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, stride=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(72, 10),
     )
     return _victim(module, (1, 8, 8), 12)
 

@@ -20,7 +20,9 @@ def size64(delta: np.ndarray, p: float) -> np.ndarray:
     return flat.max(1) if p == INF else np.linalg.norm(flat, ord=p, axis=1)
 
 
-def check(module: torch.nn.Module, x: Tensor, y: Tensor, threat: LpThreat, result: AttackResult, targets: Tensor | None = None) -> None:
+def check(
+    module: torch.nn.Module, x: Tensor, y: Tensor, threat: LpThreat, result: AttackResult, targets: Tensor | None = None
+) -> None:
     """Assert the contract with zero tolerance: shape, range, budget (bounded part), success, counts."""
     adversarial = result.adversarial
     assert adversarial.shape == x.shape and adversarial.dtype == x.dtype

@@ -41,11 +41,7 @@ NAMES = {1.0: "l1", 2.0: "l2", INF: "linf"}
 
 def minimisers() -> list[tuple[str, float]]:
     return [
-        (name, p)
-        for name, kind in ATTACKS.items()
-        if kind.minimise
-        for p in (kind.norms or (1.0, 2.0, INF))
-        if p != 0
+        (name, p) for name, kind in ATTACKS.items() if kind.minimise for p in (kind.norms or (1.0, 2.0, INF)) if p != 0
     ]
 
 
@@ -95,7 +91,9 @@ def test_attacks_that_try_every_rival_are_exact_with_many_classes(name: str, p: 
     assert bool(result.success.all())
 
 
-@pytest.mark.parametrize(("name", "steps"), [("square", 2000), ("nes", 100), ("spsa", 100), ("zo_signsgd", 100), ("zo_adamm", 100)])
+@pytest.mark.parametrize(
+    ("name", "steps"), [("square", 2000), ("nes", 100), ("spsa", 100), ("zo_signsgd", 100), ("zo_adamm", 100)]
+)
 def test_score_attacks_succeed_a_little_beyond_the_distance(name: str, steps: int) -> None:
     linear = make_linear(2, dtype=torch.float64)
     exact = linear.distance(INF).numpy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -63,7 +64,9 @@ def test_linf_projection_is_clipping(seed: int) -> None:
     u, low, high, radius = case(seed)
     got = onto_ball(u, INF, radius, low, high)
     r = radius[:, None].numpy()
-    np.testing.assert_array_equal(got.numpy(), np.clip(u.numpy(), np.maximum(low.numpy(), -r), np.minimum(high.numpy(), r)))
+    np.testing.assert_array_equal(
+        got.numpy(), np.clip(u.numpy(), np.maximum(low.numpy(), -r), np.minimum(high.numpy(), r))
+    )
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -127,10 +130,15 @@ def test_hyperplane_projection_in_l2_satisfies_the_optimality_conditions(seed: i
         wi, lo, hi, g = w[i].numpy(), low[i].numpy(), high[i].numpy(), float(gap[i])
         if np.where(wi > 0, wi * hi, wi * lo).sum() < g:
             continue
-        solved = minimize_scalar(lambda t: (wi @ np.clip(t * wi, lo, hi) - g) ** 2, bounds=(0, 1e3), method="bounded", options={"xatol": 1e-12})
+        line = partial(_missing, w=wi, low=lo, high=hi, gap=g)
+        solved = minimize_scalar(line, bounds=(0, 1e3), method="bounded", options={"xatol": 1e-12})
         best = np.linalg.norm(np.clip(solved.x * wi, lo, hi))
         assert float(w[i] @ got[i]) == pytest.approx(g, abs=1e-9)
         assert float(got[i].norm()) <= best + 1e-4
+
+
+def _missing(t: float, w: np.ndarray, low: np.ndarray, high: np.ndarray, gap: float) -> float:
+    return (w @ np.clip(t * w, low, high) - gap) ** 2
 
 
 def test_hyperplane_projection_of_negative_gaps_mirrors() -> None:

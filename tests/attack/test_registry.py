@@ -27,7 +27,9 @@ SHORT: dict[str, dict[str, Any]] = {
     "fab_t": {"steps": 6, "targets": 2},
     "fmn": {"steps": 12},
     "standard": {"parts": (build("apgd", steps=8), build("fab_t", steps=4, targets=2), build("square", steps=20))},
-    "plus": {"parts": (build("apgd", steps=6, loss="dlr", restarts=2), build("fab", steps=4), build("apgd_t", steps=4))},
+    "plus": {
+        "parts": (build("apgd", steps=6, loss="dlr", restarts=2), build("fab", steps=4), build("apgd_t", steps=4))
+    },
     "square": {"steps": 60},
     "zoo": {"steps": 6, "search": 2},
     "autozoom": {"steps": 6, "search": 2},
@@ -117,7 +119,9 @@ def test_the_victim_is_left_as_it_was(name: str, digits: Victim) -> None:
         q.grad = None
 
 
-@pytest.mark.parametrize("name", [n for n, kind in ATTACKS.items() if kind.needs == Access.LABELS and n not in ELSEWHERE])
+@pytest.mark.parametrize(
+    "name", [n for n, kind in ATTACKS.items() if kind.needs == Access.LABELS and n not in ELSEWHERE]
+)
 def test_label_attacks_run_on_labels_alone(name: str, digits: Victim) -> None:
     def label(rows: np.ndarray) -> np.ndarray:
         with torch.no_grad():
@@ -228,7 +232,11 @@ def test_stronger_attacks_do_not_lose_to_weaker_ones(digits: Victim) -> None:
     threat = LpThreat(eps=0.06)
     short = {"standard": {"parts": (build("apgd"), build("apgd_t"), build("fab_t"), build("square", steps=200))}}
     rate = {
-        name: float(build(name, **short.get(name, {}))(digits.module, digits.x, digits.y, threat, seed=0).success.double().mean())
+        name: float(
+            build(name, **short.get(name, {}))(digits.module, digits.x, digits.y, threat, seed=0)
+            .success.double()
+            .mean()
+        )
         for name in ("fgsm", "bim", "pgd", "apgd", "standard")
     }
     assert rate["fgsm"] <= rate["bim"] <= rate["standard"] and rate["pgd"] <= rate["standard"]

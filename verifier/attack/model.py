@@ -231,7 +231,8 @@ def wrap(victim: Any, *, preprocess: Callable[[Tensor], Tensor] | None = None, o
     if callable(victim):
         return Model.from_callable(victim, preprocess=preprocess, output=output)
     raise NetworkError(
-        f"victim: expected a torch module, an ONNX file, an ONNX Runtime session or a callable, got {type(victim).__name__}"
+        "victim: expected a torch module, an ONNX file, an ONNX Runtime session or a callable, "
+        f"got {type(victim).__name__}"
     )
 
 

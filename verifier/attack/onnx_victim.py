@@ -35,7 +35,9 @@ class SessionForward:
             raise NetworkError(f"victim session: expected one input, got {[i.name for i in inputs]}")
         self.session, self.name = session, inputs[0].name
         if inputs[0].type not in _DTYPES:
-            raise NetworkError(f"victim session: input type {inputs[0].type} is not supported; expected float or double")
+            raise NetworkError(
+                f"victim session: input type {inputs[0].type} is not supported; expected float or double"
+            )
         self.dtype = _DTYPES[inputs[0].type]
         self.shape = inputs[0].shape
         self.batch = self.shape[0] if self.shape and isinstance(self.shape[0], int) else None
@@ -49,11 +51,11 @@ class SessionForward:
             rows = rows.reshape(rows.shape[0], *fixed)
         if self.batch is None:
             return torch.from_numpy(np.array(self.session.run(None, {self.name: rows})[0]))
-        blocks = [self._block(rows[i : i + self.batch]) for i in range(0, rows.shape[0], self.batch)]
+        blocks = [self._block(rows[i : i + self.batch], self.batch) for i in range(0, rows.shape[0], self.batch)]
         return torch.from_numpy(np.concatenate(blocks))
 
-    def _block(self, rows: np.ndarray) -> np.ndarray:
-        short = self.batch - rows.shape[0]
+    def _block(self, rows: np.ndarray, size: int) -> np.ndarray:
+        short = size - rows.shape[0]
         full = np.concatenate([rows, np.repeat(rows[-1:], short, axis=0)]) if short else rows
         out = np.asarray(self.session.run(None, {self.name: full})[0])
-        return out.reshape(self.batch, -1)[: rows.shape[0]]
+        return out.reshape(size, -1)[: rows.shape[0]]

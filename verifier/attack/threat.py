@@ -25,6 +25,9 @@ INF = float("inf")
 EDGE = 1e-4
 
 
+_PER_SAMPLE = ("clean", "start", "lower", "upper", "ball_lower", "ball_upper", "eps")
+
+
 @dataclass(frozen=True)
 class Space:
     """A threat around given inputs, in working coordinates.
@@ -55,13 +58,11 @@ class Space:
     def subset(self, index: Tensor) -> Space:
         """The space of the samples `index` [M] alone."""
         decode = self.decode
-        return Space(
-            *(getattr(self, name)[index] for name in ("clean", "start", "lower", "upper", "ball_lower", "ball_upper")),
-            p=self.p,
-            eps=self.eps[index],
+        return replace(
+            self,
+            **{name: getattr(self, name)[index] for name in _PER_SAMPLE},
             balls=tuple((p, radius[index]) for p, radius in self.balls),
             decode=lambda work, rows: decode(work, index[rows]),
-            threat=self.threat,
         )
 
 

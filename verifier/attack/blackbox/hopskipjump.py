@@ -52,8 +52,10 @@ class HopSkipJump(Attack):
         for step in range(1, self.steps + 1):
             size = rows.size(work)
             count = min(self.most, int(self.initial * math.sqrt(step)))
-            radius = 0.1 * rows.full_width.flatten(1).amax(1).clamp_max(1.0) if step == 1 else size * (
-                math.sqrt(features) * threshold if rows.p == 2 else features * threshold
+            radius = (
+                0.1 * rows.full_width.flatten(1).amax(1).clamp_max(1.0)
+                if step == 1
+                else size * (math.sqrt(features) * threshold if rows.p == 2 else features * threshold)
             )
             direction = self._normal(rows, work, radius, count)
             work = self._jump(rows, work, direction, size / math.sqrt(step))
@@ -71,7 +73,9 @@ class HopSkipJump(Attack):
             shape = (len(rows), part, *work.shape[1:])
             noise = rows.task.normal(*shape) if rows.p == 2 else 2 * rows.task.uniform(*shape) - 1
             noise = noise * rows.free[:, None]
-            noise = noise / noise.flatten(2).norm(dim=2).clamp_min(1e-12).reshape(len(rows), part, *([1] * (work.ndim - 1)))
+            noise = noise / noise.flatten(2).norm(dim=2).clamp_min(1e-12).reshape(
+                len(rows), part, *([1] * (work.ndim - 1))
+            )
             reach = along(radius, work)[:, None]
             points = rows.inside(work[:, None] + reach * noise)
             noise = (points - work[:, None]) / reach.clamp_min(1e-12)
@@ -82,7 +86,9 @@ class HopSkipJump(Attack):
             done += part
         mean = signs / count
         # subtracting the mean sign lowers the variance; with all signs equal nothing would be left
-        gradient = torch.where(along(mean.abs() < 1, total), total - along(mean, total) * noise_sum, along(mean, total) * noise_sum)
+        gradient = torch.where(
+            along(mean.abs() < 1, total), total - along(mean, total) * noise_sum, along(mean, total) * noise_sum
+        )
         if rows.p == float("inf"):
             return gradient.sign()
         return gradient / along(norm(gradient, 2).clamp_min(1e-12), gradient)
