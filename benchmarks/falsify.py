@@ -39,7 +39,9 @@ def expected_sat(folder: Path) -> list[tuple[Path, str, str]]:
     Raises:
         SystemExit: no instances.csv anywhere.
     """
-    lists = [folder / "instances.csv"] if (folder / "instances.csv").exists() else sorted(folder.glob("*/instances.csv"))
+    lists = (
+        [folder / "instances.csv"] if (folder / "instances.csv").exists() else sorted(folder.glob("*/instances.csv"))
+    )
     if not lists:
         raise SystemExit(f"{folder}: expected instances.csv, or folders that hold one; found none")
     found = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,49 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from verifier.bounds.network import Network
 from verifier.errors import NetworkError, ShapeError
+from verifier.graph.ir import Graph
+from verifier.graph.load import load_network
+from verifier.outcome import Soundness
 
 _DTYPES = {"tensor(float)": torch.float32, "tensor(double)": torch.float64}
 
 
-def graph_module(path: str | Path) -> torch.nn.Module:
-    """The ONNX file at `path` as a differentiable torch module on batches [R, *S]."""
-    from verifier.bounds.torch_graph import GraphModule
-    from verifier.graph.load import load_network
+class GraphModule(torch.nn.Module):
+    """A network file as a differentiable torch module on batches of any shape that flattens to its inputs.
 
+    A final softmax is left out (it keeps the order of the classes, and its gradient vanishes where it
+    saturates), and staircases let a surrogate gradient through.
+
+    Attributes:
+        network: the lowered graph; ends_in_softmax: whether one was left out.
+    """
+
+    def __init__(self, graph: Graph):
+        super().__init__()
+        inner = tuple(graph[o].inputs[0] if graph[o].op == "Softmax" else o for o in graph.outputs)
+        self.ends_in_softmax = inner != graph.outputs
+        if self.ends_in_softmax:
+            graph = replace(graph, outputs=inner).pruned()
+        dtype = torch.float64 if graph.dtype == "float64" else torch.float32
+        self.network = Network(graph, dtype, torch.device("cpu"), Soundness.REAL_ARITHMETIC)
+        # what tells a Model which dtype inputs have
+        self.register_buffer("zero", torch.zeros((), dtype=dtype), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores [R, K] for inputs [R, ...]; ShapeError where the numbers of features differ."""
+        flat = x.flatten(1)
+        if flat.shape[1] != self.network.graph.input_size:
+            raise ShapeError(
+                f"network input: expected {self.network.graph.input_size} features, got {list(x.shape[1:])} "
+                f"({flat.shape[1]}), from {self.network.graph.source or 'the graph'}; give data of that size"
+            )
+        return self.network.evaluate(flat, surrogate=True)
+
+
+def graph_module(path: str | Path) -> GraphModule:
+    """The network file at `path` as a differentiable torch module on batches [R, *S]."""
     return GraphModule(load_network(path))
 
 
