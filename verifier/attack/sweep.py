@@ -162,8 +162,8 @@ def _bounded(
             part = None if aims is None else aims[open_rows]
             result = attack(model, x[open_rows], y[open_rows], threat, targets=part, seed=plan.seed)
             fresh = _records(result, result.success, y[open_rows], part, plan, name, eps, index[open_rows])
-            for row, record in zip(open_rows, fresh, strict=True):
-                kept[int(row)] = record
+            for position, record in zip(open_rows.tolist(), fresh, strict=True):
+                kept[position] = record
             open_rows = open_rows[~result.success.cpu().numpy()]
         for row in range(len(x)):
             yield replace(kept[row], eps=eps)

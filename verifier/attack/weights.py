@@ -13,6 +13,7 @@ from verifier.attack.base import as_batch
 from verifier.attack.losses import Loss, named
 from verifier.attack.model import Model, predicted
 from verifier.attack.projections import norm, onto_ball
+from verifier.attack.steps import steepest
 from verifier.errors import SpecError
 
 
@@ -107,7 +108,7 @@ class WeightAttack:
 
     def _step(self, delta: Tensor, grad: Tensor, radius: float, length: float) -> Tensor:
         flat = grad.reshape(1, -1)
-        move = flat.sign() if self.p == float("inf") else flat / norm(flat, 2).clamp_min(1e-30)
+        move = steepest(flat, self.p)
         return self._project(delta + length * radius * move.reshape(delta.shape), radius)
 
     def _project(self, delta: Tensor, radius: float) -> Tensor:

@@ -31,14 +31,15 @@ def run_sweep(args: argparse.Namespace, norm: float) -> int:
     from rich.console import Console
 
     from verifier.attack.model import Model
+    from verifier.attack.onnx_victim import graph_module
     from verifier.attack.sanity import inspect
     from verifier.attack.sweep import Plan, chosen_attacks, sweep
     from verifier.data.open import open_dataset
     from verifier.report.attacks import attack_table, summarise
 
     attacks = chosen_attacks(args.attack.split(","), norm)
-    model = Model.from_onnx(args.files[0])
-    graph = model.module.network.graph
+    module = graph_module(args.files[0])
+    model, graph = Model.from_torch(module), module.network.graph
     if args.threads or graph.parameter_count < SMALL:
         torch.set_num_threads(args.threads or 1)
     data = open_dataset(args.data)
