@@ -10,6 +10,8 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+INF = float("inf")
+
 
 @dataclass
 class Victim:
@@ -50,7 +52,9 @@ def _victim(module: nn.Module, shape: tuple[int, ...], epochs: int, count: int =
 def digits() -> Victim:
     """A fully connected network on flat 64-pixel digits."""
     torch.manual_seed(0)
-    return _victim(nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 32), nn.ReLU(), nn.Linear(32, 10)), (64,), 20)
+    return _victim(
+        nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 32), nn.ReLU(), nn.Linear(32, 10)), (64,), 20
+    )
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +62,12 @@ def images() -> Victim:
     """A convolutional network on 1 x 8 x 8 digits."""
     torch.manual_seed(0)
     module = nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(72, 10)
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, stride=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(72, 10),
     )
     return _victim(module, (1, 8, 8), 12)
 
@@ -73,7 +82,7 @@ class Linear:
 
     def distance(self, p: float) -> Tensor:
         """Exact minimal lp distortion [B]: min_k margin_k / ‖w_y - w_k‖_q."""
-        w, b = self.module.weight.double(), self.module.bias.double()
+        w, b = self.module.weight.detach().double(), self.module.bias.detach().double()
         q = {1.0: np.inf, 2.0: 2.0, np.inf: 1.0}[float(p)]
         scores = self.x.double() @ w.T + b
         rows = []
@@ -83,14 +92,19 @@ class Linear:
         return torch.tensor(rows, dtype=torch.float64)
 
 
-def make_linear(classes: int, features: int = 12, count: int = 16, seed: int = 0) -> Linear:
-    """Random weights; inputs near 0.5 in [0, 1], so that no face of the valid box is met."""
+def make_linear(
+    classes: int, features: int = 12, count: int = 16, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> Linear:
+    """Random weights; inputs near 0.5 in [0, 1], so that no face of the valid box is met.
+
+    In float64 the exact distances hold for the program too, down to its round-off.
+    """
     generator = torch.Generator().manual_seed(seed)
-    module = nn.Linear(features, classes)
+    module = nn.Linear(features, classes, dtype=dtype)
     with torch.no_grad():
-        module.weight.copy_(torch.randn(classes, features, generator=generator))
+        module.weight.copy_(torch.randn(classes, features, generator=generator, dtype=dtype))
         module.bias.copy_(-module.weight.sum(1) / 2)
-    x = 0.5 + 0.06 * torch.randn(count, features, generator=generator)
+    x = 0.5 + 0.06 * torch.randn(count, features, generator=generator, dtype=dtype)
     with torch.no_grad():
         return Linear(module, x, module(x).argmax(1))
 

@@ -219,6 +219,7 @@ def _predict_into(parts: _Parts, model: Model, rows: Tensor, label: Tensor, targ
         return
     answer = _ask(model, parts.adversarial[chosen])
     parts.queries[chosen] += parts.cost
+    assert parts.prediction is not None
     parts.prediction[chosen] = answer.prediction
     parts.success[chosen] = _goal(answer.prediction, label[chosen], None if target is None else target[chosen])
 
@@ -272,9 +273,7 @@ def _check_labels(label: Tensor, target: Tensor | None, classes: int) -> None:
             continue
         high = classes if classes else int(value.max()) + 1
         if int(value.min()) < 0 or int(value.max()) >= high:
-            raise SpecError(
-                f"{name}: expected classes 0..{high - 1}, got {int(value.min())}..{int(value.max())}"
-            )
+            raise SpecError(f"{name}: expected classes 0..{high - 1}, got {int(value.min())}..{int(value.max())}")
     if target is not None and bool((target == label).any()):
         raise SpecError("targets: expected classes other than the labels; drop those samples or attack untargeted")
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from verifier.attack.losses import margin
-from verifier.attack.projections import along
+from verifier.attack.projections import along, norm
 from verifier.attack.task import Rows
 
 
@@ -54,3 +54,20 @@ def secant(rows: Rows, work: Tensor, steps: int) -> Tensor:
     found = torch.where(along(high < 1, work), start + along(high, work) * (work - start), work)
     rows.offer(found, high < 1)
     return found
+
+
+def cut_back(rows: Rows, work: Tensor, steps: int) -> Tensor:
+    """The smallest linf cube around the clean input whose cut of `work` still succeeds, by bisection."""
+    delta = work - rows.start
+    low, high = torch.zeros(len(rows), device=work.device, dtype=work.dtype), norm(delta, float("inf"))
+    best, improved = work, torch.zeros(len(rows), dtype=torch.bool, device=work.device)
+    for _ in range(steps):
+        middle = (low + high) / 2
+        reach = along(middle, delta)
+        point = rows.start + torch.minimum(torch.maximum(delta, -reach), reach)
+        hit = rows.achieved(rows.predictions(point))
+        best = torch.where(along(hit, point), point, best)
+        improved |= hit
+        low, high = torch.where(hit, low, middle), torch.where(hit, middle, high)
+    rows.offer(best, improved)
+    return best

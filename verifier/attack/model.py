@@ -36,8 +36,8 @@ class Preprocessing:
     """
 
     def __init__(self, mean: Any = 0.0, std: Any = 1.0, *, axis: int = 1):
-        self.mean = torch.as_tensor(np.array(mean, dtype=np.float64))
-        self.std = torch.as_tensor(np.array(std, dtype=np.float64))
+        self.mean = torch.as_tensor(mean, dtype=torch.float64).detach().clone()
+        self.std = torch.as_tensor(std, dtype=torch.float64).detach().clone()
         self.axis = axis
         if not bool((self.std > 0).all()):
             raise SpecError(f"preprocessing: std must be positive everywhere, got {self.std.tolist()}")
@@ -147,7 +147,8 @@ class Model:
         """
 
         def forward(x: Tensor) -> Tensor:
-            return torch.as_tensor(np.array(function(x.detach().cpu().numpy())))
+            answer = function(x.detach().cpu().numpy())
+            return answer.detach() if isinstance(answer, Tensor) else torch.as_tensor(np.array(answer))
 
         model = cls(forward, output=output, access=Access.SCORES, preprocess=preprocess)
         model.dtype = dtype
@@ -230,7 +231,8 @@ def wrap(victim: Any, *, preprocess: Callable[[Tensor], Tensor] | None = None, o
     if callable(victim):
         return Model.from_callable(victim, preprocess=preprocess, output=output)
     raise NetworkError(
-        f"victim: expected a torch module, an ONNX file, an ONNX Runtime session or a callable, got {type(victim).__name__}"
+        "victim: expected a torch module, an ONNX file, an ONNX Runtime session or a callable, "
+        f"got {type(victim).__name__}"
     )
 
 

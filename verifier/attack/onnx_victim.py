@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,49 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from verifier.bounds.network import Network
 from verifier.errors import NetworkError, ShapeError
+from verifier.graph.ir import Graph
+from verifier.graph.load import load_network
+from verifier.outcome import Soundness
 
 _DTYPES = {"tensor(float)": torch.float32, "tensor(double)": torch.float64}
 
 
-def graph_module(path: str | Path) -> torch.nn.Module:
-    """The ONNX file at `path` as a differentiable torch module on batches [R, *S]."""
-    from verifier.bounds.torch_graph import GraphModule
-    from verifier.graph.load import load_network
+class GraphModule(torch.nn.Module):
+    """A network file as a differentiable torch module on batches of any shape that flattens to its inputs.
 
+    A final softmax is left out (it keeps the order of the classes, and its gradient vanishes where it
+    saturates), and staircases let a surrogate gradient through.
+
+    Attributes:
+        network: the lowered graph; ends_in_softmax: whether one was left out.
+    """
+
+    def __init__(self, graph: Graph):
+        super().__init__()
+        inner = tuple(graph[o].inputs[0] if graph[o].op == "Softmax" else o for o in graph.outputs)
+        self.ends_in_softmax = inner != graph.outputs
+        if self.ends_in_softmax:
+            graph = replace(graph, outputs=inner).pruned()
+        dtype = torch.float64 if graph.dtype == "float64" else torch.float32
+        self.network = Network(graph, dtype, torch.device("cpu"), Soundness.REAL_ARITHMETIC)
+        # what tells a Model which dtype inputs have
+        self.register_buffer("zero", torch.zeros((), dtype=dtype), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores [R, K] for inputs [R, ...]; ShapeError where the numbers of features differ."""
+        flat = x.flatten(1)
+        if flat.shape[1] != self.network.graph.input_size:
+            raise ShapeError(
+                f"network input: expected {self.network.graph.input_size} features, got {list(x.shape[1:])} "
+                f"({flat.shape[1]}), from {self.network.graph.source or 'the graph'}; give data of that size"
+            )
+        return self.network.evaluate(flat, surrogate=True)
+
+
+def graph_module(path: str | Path) -> GraphModule:
+    """The network file at `path` as a differentiable torch module on batches [R, *S]."""
     return GraphModule(load_network(path))
 
 
@@ -35,7 +69,9 @@ class SessionForward:
             raise NetworkError(f"victim session: expected one input, got {[i.name for i in inputs]}")
         self.session, self.name = session, inputs[0].name
         if inputs[0].type not in _DTYPES:
-            raise NetworkError(f"victim session: input type {inputs[0].type} is not supported; expected float or double")
+            raise NetworkError(
+                f"victim session: input type {inputs[0].type} is not supported; expected float or double"
+            )
         self.dtype = _DTYPES[inputs[0].type]
         self.shape = inputs[0].shape
         self.batch = self.shape[0] if self.shape and isinstance(self.shape[0], int) else None
@@ -49,11 +85,11 @@ class SessionForward:
             rows = rows.reshape(rows.shape[0], *fixed)
         if self.batch is None:
             return torch.from_numpy(np.array(self.session.run(None, {self.name: rows})[0]))
-        blocks = [self._block(rows[i : i + self.batch]) for i in range(0, rows.shape[0], self.batch)]
+        blocks = [self._block(rows[i : i + self.batch], self.batch) for i in range(0, rows.shape[0], self.batch)]
         return torch.from_numpy(np.concatenate(blocks))
 
-    def _block(self, rows: np.ndarray) -> np.ndarray:
-        short = self.batch - rows.shape[0]
+    def _block(self, rows: np.ndarray, size: int) -> np.ndarray:
+        short = size - rows.shape[0]
         full = np.concatenate([rows, np.repeat(rows[-1:], short, axis=0)]) if short else rows
         out = np.asarray(self.session.run(None, {self.name: full})[0])
-        return out.reshape(self.batch, -1)[: rows.shape[0]]
+        return out.reshape(size, -1)[: rows.shape[0]]

@@ -17,7 +17,13 @@ class Adam:
     """
 
     def __init__(
-        self, like: Tensor, rate: float | Tensor, *, beta1: float = 0.9, beta2: float = 0.999, never_falling: bool = False
+        self,
+        like: Tensor,
+        rate: float | Tensor,
+        *,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        never_falling: bool = False,
     ):
         self.first, self.second = torch.zeros_like(like), torch.zeros_like(like)
         self.rate = along(rate, like) if isinstance(rate, Tensor) else rate

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from verifier.attack.losses import Loss
-from verifier.attack.model import Access, Model, predicted
+from verifier.attack.model import Model, predicted
 from verifier.attack.projections import along, keep_largest, norm, onto_ball
 from verifier.attack.threat import Space
 
@@ -98,7 +98,11 @@ class Task:
 
     def absorb(self, inner: Task, index: Tensor) -> None:
         """Take over what a subtask on samples `index` found and what it cost."""
-        for total, part in ((self.queries, inner.queries), (self.gradients, inner.gradients), (self.restarts, inner.restarts)):
+        for total, part in (
+            (self.queries, inner.queries),
+            (self.gradients, inner.gradients),
+            (self.restarts, inner.restarts),
+        ):
             total[index] += part
         done = inner.found.nonzero()[:, 0]
         cost = inner.best_cost if self.minimise else torch.zeros_like(inner.best_cost)
@@ -139,7 +143,7 @@ class Task:
         """Remember inputs [M, *W] for samples that stay without success: the highest value wins."""
         rows = _improvements(index, -value, self.fallback_cost)
         self.fallback[index[rows]] = work[rows]
-        self.fallback_cost[index[rows]] = -value[rows]
+        self.fallback_cost[index[rows]] = -value[rows].to(self.fallback_cost)
 
 
 class Rows:
@@ -356,7 +360,10 @@ class Rows:
         direction of random length, projected."""
         task, shape = self.task, self.start.shape
         if self.p == INF:
-            low, high = torch.maximum(self.lower, self.start - self._span()), torch.minimum(self.upper, self.start + self._span())
+            low, high = (
+                torch.maximum(self.lower, self.start - self._span()),
+                torch.minimum(self.upper, self.start + self._span()),
+            )
             return self.project(low + task.uniform(*shape) * (high - low))
         raw = task.normal(*shape) * self.free
         if self.p == 0:
@@ -415,7 +422,9 @@ def _improvements(index: Tensor, size: Tensor, best: Tensor) -> Tensor:
 def _label_first(scores: Tensor, label: Tensor, top: int | None) -> Tensor:
     """Classes by falling score, the label moved to the front: [R, min(top, K)]."""
     count = scores.shape[1] if top is None else min(max(top, 2), scores.shape[1])
-    order = torch.nan_to_num(scores, nan=-INF).scatter(1, label[:, None], INF).argsort(dim=1, descending=True, stable=True)
+    order = (
+        torch.nan_to_num(scores, nan=-INF).scatter(1, label[:, None], INF).argsort(dim=1, descending=True, stable=True)
+    )
     return order[:, :count]
 
 

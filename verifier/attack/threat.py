@@ -25,6 +25,9 @@ INF = float("inf")
 EDGE = 1e-4
 
 
+_PER_SAMPLE = ("clean", "start", "lower", "upper", "ball_lower", "ball_upper", "eps")
+
+
 @dataclass(frozen=True)
 class Space:
     """A threat around given inputs, in working coordinates.
@@ -55,13 +58,11 @@ class Space:
     def subset(self, index: Tensor) -> Space:
         """The space of the samples `index` [M] alone."""
         decode = self.decode
-        return Space(
-            *(getattr(self, name)[index] for name in ("clean", "start", "lower", "upper", "ball_lower", "ball_upper")),
-            p=self.p,
-            eps=self.eps[index],
+        return replace(
+            self,
+            **{name: getattr(self, name)[index] for name in _PER_SAMPLE},
             balls=tuple((p, radius[index]) for p, radius in self.balls),
             decode=lambda work, rows: decode(work, index[rows]),
-            threat=self.threat,
         )
 
 
@@ -123,12 +124,12 @@ class LpThreat(Threat):
         for p, eps in ((self.norm, self.eps), *self.also):
             if float(p) not in NORMS:
                 raise SpecError(f"threat norm: expected 0, 1, 2 or inf, got {p}")
-            if not np.all(np.asarray(eps, dtype=np.float64) >= 0):
+            if not np.all(_array(eps, np.float64) >= 0):
                 raise SpecError(f"threat eps: expected numbers >= 0, got {eps}")
-        if self.scale is not None and not np.all(np.asarray(self.scale, dtype=np.float64) > 0):
+        if self.scale is not None and not np.all(_array(self.scale, np.float64) > 0):
             raise SpecError("threat scale: expected positive numbers for every feature")
         for name, pair in (("valid", self.valid), ("region", self.region)):
-            if pair is not None and not np.all(np.asarray(pair[0]) <= np.asarray(pair[1])):
+            if pair is not None and not np.all(_array(pair[0]) <= _array(pair[1])):
                 raise SpecError(f"threat {name}: lower end exceeds upper end")
 
     @property
@@ -140,12 +141,13 @@ class LpThreat(Threat):
         return replace(self, eps=eps)
 
     def select(self, index: Any, x: Tensor) -> LpThreat:
-        index = np.asarray(index)
+        index = _array(index)
 
         def part(value: Any, axes: int) -> Any:
             if value is None or np.ndim(value) != axes:
                 return value
-            return np.asarray(value)[index] if np.shape(value)[0] == x.shape[0] else value
+            value = _array(value)
+            return value[index] if value.shape[0] == x.shape[0] else value
 
         def pair(value: tuple[Any, Any] | None) -> tuple[Any, Any] | None:
             return None if value is None else (part(value[0], x.ndim), part(value[1], x.ndim))
@@ -226,7 +228,7 @@ class LpThreat(Threat):
         return _like(self.scale, x, "scale").expand_as(x).contiguous()
 
     def _eps(self, x: Tensor) -> Tensor:
-        eps = torch.as_tensor(np.array(self.eps, dtype=np.float64), device=x.device).to(x.dtype)
+        eps = torch.as_tensor(_array(self.eps, np.float64), device=x.device).to(x.dtype)
         if eps.ndim > 1 or (eps.ndim == 1 and eps.shape[0] != x.shape[0]):
             raise ShapeError(f"threat eps: expected a number or [{x.shape[0]}] (B), got {list(eps.shape)}")
         return eps.expand(x.shape[0]).clone()
@@ -234,7 +236,7 @@ class LpThreat(Threat):
     def _all_balls(self, rows: int) -> list[tuple[float, Tensor]]:
         found = []
         for p, eps in ((self.norm, self.eps), *self.also):
-            radius = torch.as_tensor(np.array(eps, dtype=np.float64)).expand(rows)
+            radius = torch.as_tensor(_array(eps, np.float64)).expand(rows)
             if not radius.isinf().all():
                 found.append((float(p), radius))
         return found
@@ -243,7 +245,7 @@ class LpThreat(Threat):
         """x + side * eps * scale, rounded towards x to x's dtype."""
         reach = along(eps.to(x.device), x)
         if self.scale is not None:
-            reach = reach * torch.as_tensor(np.array(self.scale, dtype=np.float64), device=x.device)
+            reach = reach * torch.as_tensor(_array(self.scale, np.float64), device=x.device)
         exact = x.double() + side * reach
         rounded = exact.to(x.dtype)
         outside = (rounded.double() - exact) * side > 0
@@ -252,7 +254,7 @@ class LpThreat(Threat):
     def _units(self, clean: Tensor, adversarial: Tensor) -> Tensor:
         delta = adversarial.double() - clean.double()
         if self.scale is not None:
-            delta = delta / torch.as_tensor(np.array(self.scale, dtype=np.float64), device=clean.device)
+            delta = delta / torch.as_tensor(_array(self.scale, np.float64), device=clean.device)
         return delta
 
     def _shrink(self, x: Tensor, adv: Tensor, p: float, eps: Tensor) -> Tensor:
@@ -286,8 +288,13 @@ def _tighter(side: float, a: Tensor, b: Tensor) -> Tensor:
     return torch.minimum(a, b) if side > 0 else torch.maximum(a, b)
 
 
+def _array(value: Any, dtype: Any = None) -> np.ndarray:
+    """A writeable copy of a number, array or tensor."""
+    return np.array(value.detach().cpu().numpy() if isinstance(value, Tensor) else value, dtype=dtype)
+
+
 def _like(value: Any, x: Tensor, what: str) -> Tensor:
-    array = torch.as_tensor(np.array(value.detach().cpu() if isinstance(value, Tensor) else value))
+    array = torch.as_tensor(_array(value))
     array = array.to(x.device) if array.dtype == torch.bool else array.to(x)
     try:
         return array.expand_as(x)

@@ -13,6 +13,7 @@ from verifier.attack.base import as_batch
 from verifier.attack.losses import Loss, named
 from verifier.attack.model import Model, predicted
 from verifier.attack.projections import norm, onto_ball
+from verifier.attack.steps import steepest
 from verifier.errors import SpecError
 
 
@@ -107,10 +108,7 @@ class WeightAttack:
 
     def _step(self, delta: Tensor, grad: Tensor, radius: float, length: float) -> Tensor:
         flat = grad.reshape(1, -1)
-        if self.p == float("inf"):
-            move = flat.sign()
-        else:
-            move = flat / norm(flat, 2).clamp_min(1e-30)
+        move = steepest(flat, self.p)
         return self._project(delta + length * radius * move.reshape(delta.shape), radius)
 
     def _project(self, delta: Tensor, radius: float) -> Tensor:
@@ -125,9 +123,7 @@ class _Run:
     def __init__(self, module: nn.Module, x: Tensor, y: Tensor, loss: Loss, start: dict[str, Tensor]):
         self.module, self.x, self.y, self.loss, self.start = module, x, y, loss, start
 
-    def look(
-        self, delta: dict[str, Tensor], gradient: tuple[str, ...]
-    ) -> tuple[float, float, dict[str, Tensor]]:
+    def look(self, delta: dict[str, Tensor], gradient: tuple[str, ...]) -> tuple[float, float, dict[str, Tensor]]:
         """Mean loss and accuracy at start + delta, and gradients for the named parameters."""
         values = {n: v + delta[n] if n in delta else v for n, v in self.start.items()}
         with torch.enable_grad():

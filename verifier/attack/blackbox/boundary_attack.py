@@ -64,7 +64,9 @@ class Boundary(Attack):
                 share = inward_wins / inward_tries.clamp_min(1)
                 longer = torch.where(share < 0.25, inward / 1.5, inward)
                 inward = torch.where((share > 0.5) & (inward_tries > 0), inward * 1.5, longer).clamp_max(0.5)
-                side_wins, inward_wins, inward_tries = (torch.zeros_like(t) for t in (side_wins, inward_wins, inward_tries))
+                side_wins, inward_wins, inward_tries = (
+                    torch.zeros_like(t) for t in (side_wins, inward_wins, inward_tries)
+                )
 
     def _on_sphere(self, rows: Rows, work: Tensor, side: Tensor) -> Tensor:
         """A random point at the same distance from the clean input, cut to the box."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from verifier.attack.base import Attack
 from verifier.attack.blackbox.hard_label import adversarial_starts
-from verifier.attack.boundary import bisect
+from verifier.attack.boundary import bisect, cut_back
 from verifier.attack.model import Access
 from verifier.attack.projections import along, norm
 from verifier.attack.task import Rows, Task
@@ -52,8 +52,10 @@ class HopSkipJump(Attack):
         for step in range(1, self.steps + 1):
             size = rows.size(work)
             count = min(self.most, int(self.initial * math.sqrt(step)))
-            radius = 0.1 * rows.full_width.flatten(1).amax(1).clamp_max(1.0) if step == 1 else size * (
-                math.sqrt(features) * threshold if rows.p == 2 else features * threshold
+            radius = (
+                0.1 * rows.full_width.flatten(1).amax(1).clamp_max(1.0)
+                if step == 1
+                else size * (math.sqrt(features) * threshold if rows.p == 2 else features * threshold)
             )
             direction = self._normal(rows, work, radius, count)
             work = self._jump(rows, work, direction, size / math.sqrt(step))
@@ -71,7 +73,9 @@ class HopSkipJump(Attack):
             shape = (len(rows), part, *work.shape[1:])
             noise = rows.task.normal(*shape) if rows.p == 2 else 2 * rows.task.uniform(*shape) - 1
             noise = noise * rows.free[:, None]
-            noise = noise / noise.flatten(2).norm(dim=2).clamp_min(1e-12).reshape(len(rows), part, *([1] * (work.ndim - 1)))
+            noise = noise / noise.flatten(2).norm(dim=2).clamp_min(1e-12).reshape(
+                len(rows), part, *([1] * (work.ndim - 1))
+            )
             reach = along(radius, work)[:, None]
             points = rows.inside(work[:, None] + reach * noise)
             noise = (points - work[:, None]) / reach.clamp_min(1e-12)
@@ -82,7 +86,9 @@ class HopSkipJump(Attack):
             done += part
         mean = signs / count
         # subtracting the mean sign lowers the variance; with all signs equal nothing would be left
-        gradient = torch.where(along(mean.abs() < 1, total), total - along(mean, total) * noise_sum, along(mean, total) * noise_sum)
+        gradient = torch.where(
+            along(mean.abs() < 1, total), total - along(mean, total) * noise_sum, along(mean, total) * noise_sum
+        )
         if rows.p == float("inf"):
             return gradient.sign()
         return gradient / along(norm(gradient, 2).clamp_min(1e-12), gradient)
@@ -107,20 +113,3 @@ class HopSkipJump(Attack):
         if rows.p == 2:
             return bisect(rows, rows.start, work, search)
         return cut_back(rows, work, search)
-
-
-def cut_back(rows: Rows, work: Tensor, steps: int) -> Tensor:
-    """The smallest linf cube around the clean input whose cut of `work` still succeeds, by bisection."""
-    delta = work - rows.start
-    low, high = torch.zeros(len(rows), device=work.device, dtype=work.dtype), norm(delta, float("inf"))
-    best, improved = work, torch.zeros(len(rows), dtype=torch.bool, device=work.device)
-    for _ in range(steps):
-        middle = (low + high) / 2
-        reach = along(middle, delta)
-        point = rows.start + torch.minimum(torch.maximum(delta, -reach), reach)
-        hit = rows.achieved(rows.predictions(point))
-        best = torch.where(along(hit, point), point, best)
-        improved |= hit
-        low, high = torch.where(hit, low, middle), torch.where(hit, middle, high)
-    rows.offer(best, improved)
-    return best

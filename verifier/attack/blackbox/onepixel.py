@@ -74,7 +74,7 @@ class OnePixel(Attack):
         """Each child replaces its parent where it is better; samples with a success leave."""
         points = self._paint(rows, grid, child)
         new = rows.values(points, margin)
-        if parent is not None:
+        if parent is not None and value is not None:
             better = new > value
             child = torch.where(better[:, :, None, None], child, parent)
             new = torch.maximum(new, value)

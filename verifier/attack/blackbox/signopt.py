@@ -78,8 +78,12 @@ class SignOPT(Attack):
         """Five step lengths around the last good one, all in one batch; the shortest g wins."""
         factors = torch.tensor([0.25, 0.5, 1.0, 2.0, 4.0], device=theta.device, dtype=theta.dtype)
         step = (rate[:, None] * factors).reshape(len(rows), -1, *([1] * (theta.ndim - 1)))
-        scale = along(norm(theta, 2), theta)[:, None]
-        trial = unit((theta[:, None] - step * scale * grad[:, None]).flatten(0, 1), rows.p)
+        if rows.p == float("inf"):
+            # the steepest direction of the cube, cut to it: rescaling would shrink the other entries
+            trial = unit((theta[:, None] - step * grad.sign()[:, None]).clamp(-1, 1).flatten(0, 1), rows.p)
+        else:
+            scale = along(norm(theta, 2), theta)[:, None]
+            trial = unit((theta[:, None] - step * scale * grad[:, None]).flatten(0, 1), rows.p)
         many = rows.repeat(len(factors))
         found = self._distance(many, trial, distance.repeat_interleave(len(factors)))
         found = found.reshape(len(rows), -1)

@@ -20,10 +20,11 @@ class Grid:
         ShapeError: image_shape does not hold the number of features.
     """
 
-    def __init__(self, shape: tuple[int, ...], image_shape: tuple[int, int, int] | None):
+    def __init__(self, shape: tuple[int, ...], image_shape: tuple[int, ...] | None):
         size = math.prod(shape)
         if image_shape is None:
-            image_shape = tuple(shape) if len(shape) == 3 else (1, *shape) if len(shape) == 2 else (1, 1, size)
+            axes = [*shape] if len(shape) in (2, 3) else [size]
+            image_shape = tuple([1, 1, *axes][-3:])
         if math.prod(image_shape) != size:
             raise ShapeError(f"image_shape: expected {size} features, got {list(image_shape)}")
         self.shape = tuple(shape)
@@ -90,6 +91,7 @@ def bump(height: int, width: int, like: Tensor) -> Tensor:
 
     Source: Andriushchenko et al. 2020, arXiv:1912.00049, eq. 2.
     """
+
     def depth(length: int) -> Tensor:
         at = torch.arange(length, device=like.device)
         return torch.minimum(at, length - 1 - at)
@@ -125,7 +127,9 @@ def sparse_proposal(rows: Rows, grid: Grid, best: Tensor, share: float) -> Tenso
     """
     task, p, count = rows.task, rows.p, len(rows)
     delta = grid.image(best - rows.start)
-    height, width = (max(3, s) if limit > 3 else s for s, limit in zip(grid.sides(share), (grid.height, grid.width), strict=True))
+    height, width = (
+        max(3, s) if limit > 3 else s for s, limit in zip(grid.sides(share), (grid.height, grid.width), strict=True)
+    )
     into, out = (grid.corner(task, count, height, width) for _ in range(2))
     into_mask, out_mask = grid.mask(into, height, width), grid.mask(out, height, width)
     both = delta * (into_mask | out_mask)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -36,7 +36,7 @@ class ZerothOrder(Attack):
     Source: see the named settings below and estimators.py.
     """
 
-    estimator: Estimator = Antithetic()
+    estimator: Estimator = field(default=Antithetic())
     steps: int = 100
     step_rel: float = 0.1
     update: str = "steepest"
@@ -58,10 +58,8 @@ class ZerothOrder(Attack):
         adam = Adam(work, length, never_falling=self.update == "adamm")
         for _ in range(self.steps):
             grad = self.estimator.estimate(rows, work, loss)
-            if self.update == "steepest":
-                move = along(length, work) * steepest(grad, rows.p)
-            else:
-                move = -adam.step(-grad)
+            steep = self.update == "steepest"
+            move = along(length, work) * steepest(grad, rows.p) if steep else -adam.step(-grad)
             work = rows.project(work + move)
             hit = rows.fooled(rows.scores(work))
             if bool(hit.any()):
@@ -78,14 +76,14 @@ class ZerothOrder(Attack):
 class NES(ZerothOrder):
     """Antithetic Gaussian directions and sign (or normalised) steps. Source: arXiv:1804.08598."""
 
-    estimator: Estimator = Antithetic(samples=25)
+    estimator: Estimator = field(default=Antithetic(samples=25))
 
 
 @dataclass(frozen=True)
 class SPSA(ZerothOrder):
     """Antithetic random signs and Adam. Source: Uesato et al. 2018, arXiv:1802.05666."""
 
-    estimator: Estimator = Antithetic(samples=25, signs=True)
+    estimator: Estimator = field(default=Antithetic(samples=25, signs=True))
     update: str = "adam"
 
 
@@ -93,12 +91,12 @@ class SPSA(ZerothOrder):
 class ZOSignSGD(ZerothOrder):
     """Signs of a forward-difference estimate. Source: Liu et al. 2019, ICLR (signSGD via zeroth-order oracle)."""
 
-    estimator: Estimator = ForwardDifference(samples=50)
+    estimator: Estimator = field(default=ForwardDifference(samples=50))
 
 
 @dataclass(frozen=True)
 class ZOAdaMM(ZerothOrder):
     """Forward differences and AMSGrad. Source: Chen et al. 2019, arXiv:1910.06513."""
 
-    estimator: Estimator = ForwardDifference(samples=50)
+    estimator: Estimator = field(default=ForwardDifference(samples=50))
     update: str = "adamm"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -32,7 +32,7 @@ class ZOO(Attack):
     Source: Chen et al. 2017, arXiv:1708.03999.
     """
 
-    estimator: Estimator = Coordinates(samples=32)
+    estimator: Estimator = field(default=Coordinates(samples=32))
     refiner: Estimator | None = None
     steps: int = 100
     search: int = 4
@@ -88,6 +88,6 @@ class AutoZOOM(ZOO):
     Source: Tu et al. 2019, arXiv:1805.11770.
     """
 
-    estimator: Estimator = ForwardDifference(samples=4, smooth=0.5)
-    refiner: Estimator | None = ForwardDifference(samples=16, smooth=0.5)
+    estimator: Estimator = field(default=ForwardDifference(samples=4, smooth=0.5))
+    refiner: Estimator | None = field(default=ForwardDifference(samples=16, smooth=0.5))
     steps: int = 200

@@ -84,7 +84,13 @@ class CW(Attack):
                     break
                 before = cost
                 if not bool(going.all()):
-                    rows, w, constant, before, place = rows.narrow(going), w[going], constant[going], cost[going], place[going]
+                    rows, w, constant, before, place = (
+                        rows.narrow(going),
+                        w[going],
+                        constant[going],
+                        cost[going],
+                        place[going],
+                    )
                     adam.narrow(going)
                     space = TanhSpace(rows)
         return success

@@ -58,9 +58,7 @@ class DeepFool(Attack):
             secant(rows.narrow(hit), work[hit], self.refine)
 
 
-def nearest_boundary(
-    rows: Rows, work: Tensor, candidates: int | None, p: float | None = None
-) -> tuple[Tensor, Tensor]:
+def nearest_boundary(rows: Rows, work: Tensor, candidates: int | None, p: float | None = None) -> tuple[Tensor, Tensor]:
     """The closest boundary of the victim linearised at work.
 
     Args:
@@ -86,4 +84,5 @@ def nearest_boundary(
 
 
 def _target_gap(scores: Tensor, label: Tensor, target: Tensor | None) -> Tensor:
+    assert target is not None
     return pick(scores, target) - rival(scores, target)

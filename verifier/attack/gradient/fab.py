@@ -51,11 +51,10 @@ class FAB(Attack):
         return "fab_t" if self.targets else "fab"
 
     def run(self, task: Task) -> None:
-        aimed = self.targets > 0 and task.target is None
-        order = rivals(task.rows()) if aimed else None
-        count = min(self.targets, order.shape[1]) if aimed else 1
+        order = rivals(task.rows()) if self.targets > 0 and task.target is None else None
+        count = 1 if order is None else min(self.targets, order.shape[1])
         for variant, rows in task.rounds(count * self.restarts):
-            aim = order[rows.index, variant // self.restarts] if aimed else None
+            aim = None if order is None else order[rows.index, variant // self.restarts]
             self._walk(rows, aim, variant % self.restarts > 0)
         found = task.best_cost.isfinite().nonzero()[:, 0]
         if self.refine and len(found):

@@ -107,8 +107,10 @@ def _narrow(rows: Rows, work: Tensor, aim: Tensor, keep: Tensor) -> tuple[Rows, 
 
 
 def _score_of_target(scores: Tensor, label: Tensor, target: Tensor | None) -> Tensor:
+    assert target is not None
     return pick(scores, target)
 
 
 def _score_of_others(scores: Tensor, label: Tensor, target: Tensor | None) -> Tensor:
+    assert target is not None
     return scores.sum(1) - pick(scores, target)

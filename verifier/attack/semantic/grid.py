@@ -41,7 +41,9 @@ class GridSearch(Attack):
                 "lower `points` or search fewer parameters"
             )
         share = torch.linspace(0, 1, self.points, device=task.device, dtype=task.dtype)
-        grid = torch.tensor(list(itertools.product(share.tolist(), repeat=dimensions)), device=task.device, dtype=task.dtype)
+        grid = torch.tensor(
+            list(itertools.product(share.tolist(), repeat=dimensions)), device=task.device, dtype=task.dtype
+        )
         low, high = space.ball_lower[0].flatten(), space.ball_upper[0].flatten()
         away = (low + grid * (high - low) - space.start[0].flatten()).norm(dim=1)
         for point in grid[away.argsort(stable=True)]:

@@ -146,7 +146,8 @@ class SemanticThreat(Threat):
         if self.pixel_eps > 0:
             size = clean[0].numel()
             low, high, start = low + [-1.0] * size, high + [1.0] * size, start + [0.0] * size
-        return tuple(clean.new_tensor(v).expand(len(clean), -1).contiguous() for v in (low, high, start))
+        below, above, begin = (clean.new_tensor(v).expand(len(clean), -1).contiguous() for v in (low, high, start))
+        return below, above, begin
 
 
 def _widths(t: Transformation) -> tuple[float, ...]:

@@ -91,9 +91,7 @@ def _hue(x: Tensor, p: Tensor) -> Tensor:
     back = torch.linalg.inv(to_yiq)
     cos, sin, one = torch.cos(p[:, 0]), torch.sin(p[:, 0]), torch.ones_like(p[:, 0])
     zero = torch.zeros_like(one)
-    turn = torch.stack(
-        [torch.stack(r, 1) for r in ((one, zero, zero), (zero, cos, -sin), (zero, sin, cos))], dim=1
-    )
+    turn = torch.stack([torch.stack(r, 1) for r in ((one, zero, zero), (zero, cos, -sin), (zero, sin, cos))], dim=1)
     return torch.einsum("rij,rjhw->rihw", back @ turn @ to_yiq, x)
 
 
@@ -103,7 +101,13 @@ def _over(value: Tensor) -> Tensor:
 
 HUE = Transformation("hue", ("radians",), (0.0,), (-math.pi,), (math.pi,), _hue, channels=3)
 SATURATION = Transformation(
-    "saturation", ("factor",), (1.0,), (0.7,), (1.3,), lambda x, p: _grey(x) + _over(p[:, 0]) * (x - _grey(x)), channels=3
+    "saturation",
+    ("factor",),
+    (1.0,),
+    (0.7,),
+    (1.3,),
+    lambda x, p: _grey(x) + _over(p[:, 0]) * (x - _grey(x)),
+    channels=3,
 )
 CONTRAST = Transformation(
     "contrast",
@@ -145,4 +149,6 @@ def check_images(x: Tensor, transformations: tuple[Transformation, ...]) -> None
         raise ShapeError(f"semantic threat: expected images [B, C, H, W], got {list(x.shape)}")
     for t in transformations:
         if t.channels and x.shape[1] != t.channels:
-            raise ShapeError(f"{t.name}: expected {t.channels} channels, got {x.shape[1]}; leave it out for grey images")
+            raise ShapeError(
+                f"{t.name}: expected {t.channels} channels, got {x.shape[1]}; leave it out for grey images"
+            )

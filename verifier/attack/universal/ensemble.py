@@ -107,7 +107,7 @@ class MinMaxEnsemble:
                 break
             if self.gamma != float("inf"):
                 weights = _simplex_rows(weights + self.rate * (resist - self.gamma * (weights - 1.0 / count)))
-            mixed = sum(along(weights[:, k], work) * grads[k] for k in range(count))
+            mixed = torch.stack([along(weights[:, k], work) * grads[k] for k in range(count)]).sum(0)
             step = self.step_rel * (1.1 - i / self.steps)
             work = lead.project(work + along(step * lead.reach, work) * ascent(lead, work, mixed))
         return best, weights.T

@@ -45,24 +45,25 @@ class ExpectationModel(Model):
         """Mean log-probabilities [R, K]."""
         generator = torch.Generator(device=x.device).manual_seed(self.seed + self.calls)
         self.calls += 0 if self.fixed else 1
-        total = None
+        parts = []
         for _ in range(self.samples):
             pick = int(torch.randint(len(self.transformations), (1,), generator=generator, device=x.device))
-            part = self.inner.scores(self.transformations[pick](x, generator)).log_softmax(1)
-            total = part if total is None else total + part
-        return total / self.samples
+            parts.append(self.inner.scores(self.transformations[pick](x, generator)).log_softmax(1))
+        return torch.stack(parts).mean(0)
 
 
 def gaussian_noise(sigma: float) -> Transformation:
-    """x + sigma * n."""
+    """x + sigma * n, the same n for every row of a batch: a row's scores do not depend on its company."""
+
     def transform(x: Tensor, generator: torch.Generator) -> Tensor:
-        return x + sigma * torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        return x + sigma * torch.randn(x.shape[1:], generator=generator, device=x.device, dtype=x.dtype)
 
     return transform
 
 
 def random_shift(pixels: int) -> Transformation:
     """Images [R, C, H, W] moved by up to `pixels` in each direction, edges repeated."""
+
     def transform(x: Tensor, generator: torch.Generator) -> Tensor:
         down, across = torch.randint(-pixels, pixels + 1, (2,), generator=generator, device=x.device).tolist()
         rows = (torch.arange(x.shape[2], device=x.device) + down).clamp(0, x.shape[2] - 1)

@@ -65,7 +65,9 @@ class AdversarialPatch:
         images = images.to(device=model.device, dtype=model.dtype)
         label = torch.as_tensor(np.array(y) if not isinstance(y, Tensor) else y).to(images.device).long()
         if images.ndim != 4 or self.size[0] > images.shape[2] or self.size[1] > images.shape[3]:
-            raise ShapeError(f"patch {self.size}: expected images [B, C, H, W] at least as large, got {list(images.shape)}")
+            raise ShapeError(
+                f"patch {self.size}: expected images [B, C, H, W] at least as large, got {list(images.shape)}"
+            )
         generator = torch.Generator(device=images.device).manual_seed(seed)
         with torch.no_grad(), model.untouched():
             patch = self._train(model, images, label, valid, generator)
