@@ -28,6 +28,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("verifier.cli.verify", "decide one property of a network"),
     "attack": ("verifier.cli.attack", "search for a counterexample only"),
     "run": ("verifier.cli.run", "decide every instance of a CSV file"),
+    "bounds": ("verifier.cli.bounds", "lower bounds by every relaxation method, side by side"),
+    "range": ("verifier.cli.range", "certified range of every output over a set of inputs"),
     "info": ("verifier.cli.info", "describe a network, or what was built"),
     "replay": ("verifier.cli.replay", "check a counterexample in ONNX Runtime"),
     "report": ("verifier.cli.report", "write results as one HTML page"),
