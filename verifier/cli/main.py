@@ -30,6 +30,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("verifier.cli.run", "decide every instance of a CSV file"),
     "radius": ("verifier.cli.radius", "certify how far inputs of a data set can move"),
     "certify": ("verifier.cli.certify", "clean, attacked and certified accuracy on a data set"),
+    "bounds": ("verifier.cli.bounds", "lower bounds by every relaxation method, side by side"),
+    "range": ("verifier.cli.range", "certified range of every output over a set of inputs"),
     "info": ("verifier.cli.info", "describe a network, or what was built"),
     "replay": ("verifier.cli.replay", "check a counterexample in ONNX Runtime"),
     "report": ("verifier.cli.report", "write results as one HTML page"),

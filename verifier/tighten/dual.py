@@ -8,7 +8,7 @@ multipliers is the LP's bound.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,12 +37,16 @@ class DualSettings:
         steps: of the ascent; step_rel: first step relative to the size of the multipliers.
         layerwise: bound every pre-activation by the same closed form before its activation is relaxed,
             as the papers do; off uses interval and given bounds only.
+        time_limit_s: of the ascent on all rows together; the others take one pass.
+        cancelled: asked at every step of the ascent.
     """
 
     method: str = "wong-kolter"
     steps: int = 300
     step_rel: float = 0.05
     layerwise: bool = True
+    time_limit_s: float | None = None
+    cancelled: Callable[[], bool] = lambda: False
 
     def validate(self) -> None:
         """Raises SpecError for an unknown method or values out of range."""
@@ -90,7 +94,12 @@ def dual_bound(
     if model is None:
         lower = np.full(len(coeffs), np.inf)
     else:
-        lower = np.array([_row_bound(model, model.cost(row), settings) for row in coeffs])
+        limit = np.inf if settings.time_limit_s is None else settings.time_limit_s
+        lower = np.empty(len(coeffs))
+        for s, row in enumerate(coeffs):
+            now = time.perf_counter()
+            stop = now + (start + limit - now) / (len(coeffs) - s)
+            lower[s] = _row_bound(model, model.cost(row), settings, stop)
     return DualResult(lower, time.perf_counter() - start, soundness_of(rounding_error))
 
 
@@ -144,7 +153,7 @@ def backward_multipliers(model: LinearModel, cost: np.ndarray, *, parallel: bool
     parallel: one slope per neuron, the chord's (Fast-Lin, Wong-Kolter); otherwise the hull
         edge at the middle of the interval, on the side the coefficient's sign asks for (CROWN's choice).
     """
-    chosen = [_line_slopes(model, neurons, parallel) for neurons in model.neurons]
+    chosen = [line_slopes(model, neurons, parallel) for neurons in model.neurons]
     duals, d = np.zeros(model.row_count), cost.copy()
     slope_below, slope_above = np.zeros(d.size), np.zeros(d.size)
     partner = np.zeros(d.size, dtype=np.int64)
@@ -161,7 +170,7 @@ def backward_multipliers(model: LinearModel, cost: np.ndarray, *, parallel: bool
     return duals
 
 
-def _line_slopes(model: LinearModel, neurons, parallel: bool) -> tuple[np.ndarray, np.ndarray]:
+def line_slopes(model: LinearModel, neurons, parallel: bool) -> tuple[np.ndarray, np.ndarray]:
     low, high = model.col_lower[neurons.pre], model.col_upper[neurons.pre]
     if not parallel:
         return hull_slopes_at_middle(neurons.curve, low, high)
@@ -171,15 +180,17 @@ def _line_slopes(model: LinearModel, neurons, parallel: bool) -> tuple[np.ndarra
     return chord, chord
 
 
-def _row_bound(model: LinearModel, cost: np.ndarray, settings: DualSettings) -> float:
+def _row_bound(model: LinearModel, cost: np.ndarray, settings: DualSettings, stop: float) -> float:
     duals = backward_multipliers(model, cost, parallel=settings.method == "wong-kolter")
     best = max(safe_bound(model, cost, duals), safe_bound(model, cost, np.zeros(model.row_count)))
     if settings.method != "lagrangian":
         return best
-    return max(best, safe_bound(model, cost, _ascend(model, cost, duals, settings)))
+    return max(best, safe_bound(model, cost, _ascend(model, cost, duals, settings, stop)))
 
 
-def _ascend(model: LinearModel, cost: np.ndarray, duals: np.ndarray, settings: DualSettings) -> np.ndarray:
+def _ascend(
+    model: LinearModel, cost: np.ndarray, duals: np.ndarray, settings: DualSettings, stop: float
+) -> np.ndarray:
     """Multipliers after Adam steps along supergradients; the best by value met on the way.
 
     The Lagrangian is concave in the multipliers; rhs - A x* at its minimiser x* is a supergradient.
@@ -191,6 +202,8 @@ def _ascend(model: LinearModel, cost: np.ndarray, duals: np.ndarray, settings: D
         value, gradient = _lagrangian(model, cost, duals)
         if value > best_value:
             best, best_value = duals, value
+        if time.perf_counter() >= stop or settings.cancelled():
+            break
         mean = _ADAM_MEAN * mean + (1 - _ADAM_MEAN) * gradient
         square = _ADAM_SQUARE * square + (1 - _ADAM_SQUARE) * gradient**2
         direction = mean / (1 - _ADAM_MEAN**step) / (np.sqrt(square / (1 - _ADAM_SQUARE**step)) + 1e-12)

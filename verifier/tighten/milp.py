@@ -12,7 +12,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +42,7 @@ class MilpSettings:
             upper bound does not; None to go on to the gap.
         guide: "highs", the cvxpy name of a MIP solver, or None for no guide.
         guide_share: share of a row's time the guide may use, in [0, 1].
+        cancelled: asked between subdomains; True returns what is known.
     """
 
     time_limit_s: float | None = None
@@ -49,6 +50,7 @@ class MilpSettings:
     target: float | None = None
     guide: str | None = "highs"
     guide_share: float = 0.3
+    cancelled: Callable[[], bool] = lambda: False
 
     def validate(self) -> None:
         """Raises SpecError for values out of range."""
@@ -168,7 +170,7 @@ class _Tree:
     def _finished(self) -> bool:
         target, lower = self.settings.target, self._bound()
         decided = target is not None and (lower > target or self.upper <= target)
-        return decided or self._closes(lower) or time.perf_counter() >= self.stop
+        return decided or self._closes(lower) or time.perf_counter() >= self.stop or self.settings.cancelled()
 
     def _closes(self, bound: float) -> bool:
         if not np.isfinite(self.upper):

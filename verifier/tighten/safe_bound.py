@@ -44,7 +44,7 @@ def safe_bound(model: LinearModel, cost: np.ndarray, duals: np.ndarray) -> float
         paired = np.zeros(model.column_count, dtype=bool)
         terms = [row_terms]
         for neurons in model.neurons:
-            terms.append(_neuron_terms(model, neurons, residual, doubt))
+            terms.append(neuron_terms(model, neurons, residual, doubt))
             paired[neurons.pre] = paired[neurons.post] = True
         single = ~paired
         low, high = model.col_lower[single], model.col_upper[single]
@@ -78,7 +78,7 @@ def residual_interval(model: LinearModel, cost: np.ndarray, duals: np.ndarray) -
     return value, np.where(magnitude > 0, dot_error(magnitude, longest), 0.0)
 
 
-def _neuron_terms(model: LinearModel, neurons, residual: np.ndarray, doubt: np.ndarray) -> np.ndarray:
+def neuron_terms(model: LinearModel, neurons, residual: np.ndarray, doubt: np.ndarray) -> np.ndarray:
     """A lower bound of min d_pre z + d_post f(z) over each neuron's interval, [K]."""
     pre, post = neurons.pre, neurons.post
     low, high = model.col_lower[pre], model.col_upper[pre]

@@ -94,7 +94,7 @@ def sdp_bound(
     settings = settings or SdpSettings()
     settings.validate()
     coeffs = checked_coeffs(graph, coeffs)
-    _check_operators(graph)
+    check_operators(graph)
     model = build_model(graph, inputs, intermediate, rounding_error)
     soundness = soundness_of(rounding_error)
     if model is None:
@@ -111,7 +111,8 @@ def sdp_bound(
     return SdpResult(lower, claimed, time.perf_counter() - start, soundness, tuple(r[2] for r in rows))
 
 
-def _check_operators(graph: Graph) -> None:
+def check_operators(graph: Graph) -> None:
+    """Raises UnsupportedOperator for a nonlinear node other than Relu."""
     for node in graph.nodes.values():
         if node.op in CURVED and node.op != "Relu":
             raise UnsupportedOperator(node.op, node.name, "the semidefinite relaxation knows relu only")
