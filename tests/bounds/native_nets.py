@@ -56,6 +56,20 @@ def residual(rng: np.random.Generator) -> Graph:
     return b.finish(("image", "extra"), (out,))
 
 
+def upsampling(rng: np.random.Generator) -> Graph:
+    """A generator's transposed convolutions: strides, padding, output padding and groups."""
+    b = GraphBuilder()
+    x = b.add("Input", (), (1, 4, 2, 2), "x")
+    attrs = dict(strides=(2, 1), pads=(1, 0, 0, 1), dilations=(1, 2), groups=2, output_padding=(1, 0))
+    w1 = np.float32(rng.normal(size=(4, 3, 3, 2)) / 3)
+    y = b.add("ConvTranspose", (x,), (1, 6, 5, 3), "up1", weight=w1, bias=np.float32(rng.normal(size=6) / 3), **attrs)
+    y = b.add("Relu", (y,), (1, 6, 5, 3), "r1")
+    plain = dict(strides=(1, 1), pads=(0, 0, 0, 0), dilations=(1, 1), groups=1, output_padding=(0, 0))
+    w2 = np.float32(rng.normal(size=(6, 1, 2, 2)) / 3)
+    y = b.add("ConvTranspose", (y,), (1, 1, 6, 4), "up2", weight=w2, bias=np.zeros(1, np.float32), **plain)
+    return b.finish(("x",), (y,))
+
+
 def layers(graph: Graph) -> list[tuple[str, np.ndarray, np.ndarray]]:
     """(op, weight, bias) of a chain's nodes; weight and bias of activations hold alpha."""
     found = []

@@ -52,8 +52,14 @@ class BoxEngine(Protocol):
     soundness: Soundness
     name: str
 
-    def bound_boxes(self, lower: np.ndarray, upper: np.ndarray, rows: np.ndarray) -> BoxBounds:
-        """Bounds of rows [S, N_out] over boxes lower, upper [B, N_in]."""
+    def bound_boxes(
+        self, lower: np.ndarray, upper: np.ndarray, rows: np.ndarray, *, refine: bool = True
+    ) -> BoxBounds:
+        """Bounds of rows [S, N_out] over boxes lower, upper [B, N_in].
+
+        Args:
+            refine: off skips the backward passes of intermediate neurons: faster and looser.
+        """
 
     def evaluate(self, points: np.ndarray) -> np.ndarray:
         """Outputs [B, N_out] at points [B, N_in], in the network's arithmetic up to round-off."""

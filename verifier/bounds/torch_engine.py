@@ -158,7 +158,13 @@ class TorchEngine:
 
     @torch.no_grad()
     def enclose(
-        self, lower: Tensor, upper: Tensor, shape: InputShape | None = None, known: Enclosure | None = None
+        self,
+        lower: Tensor,
+        upper: Tensor,
+        shape: InputShape | None = None,
+        known: Enclosure | None = None,
+        *,
+        refined: bool = True,
     ) -> Enclosed:
         """Bounds of every node over boxes [B, N_in]: intervals, then CROWN for what they leave open."""
         found = Enclosed(torch.zeros_like(lower))
@@ -168,7 +174,7 @@ class TorchEngine:
                 found.box, found.planes = box, LazyPlanes(self.network, box)
             self._refine(name, found, lower, upper, shape)
 
-        found.box = propagate(self.network, lower, upper, refine, known)
+        found.box = propagate(self.network, lower, upper, refine if refined else None, known)
         if not found.planes:
             found.planes = LazyPlanes(self.network, found.box)
         return found
@@ -266,14 +272,16 @@ class TorchEngine:
         rows = max(row_count, 2 * max((self.network.graph[n].size for n in self.network.bounded), default=1))
         return max(1, self.memory_bytes // (rows * self.network.widest * width * 6))
 
-    def bound_boxes(self, lower: np.ndarray, upper: np.ndarray, rows: np.ndarray) -> BoxBounds:
+    def bound_boxes(
+        self, lower: np.ndarray, upper: np.ndarray, rows: np.ndarray, *, refine: bool = True
+    ) -> BoxBounds:
         """See BoxEngine. Boxes go in batches that fit the memory ceiling."""
         parts = []
         step = self.box_batch(rows.shape[0])
         weights = self.tensor(rows).unsqueeze(0)
         for i in range(0, len(lower), step):
             low, high = self.boxes(lower[i : i + step], upper[i : i + step])
-            found = self.enclose(low, high)
+            found = self.enclose(low, high, refined=refine)
             value, form = self.bound_rows(weights, found, low, high)
             parts.append((value, form.coeffs.double(), form.offset - form.error, found.sensitivity.double()))
         if not parts:

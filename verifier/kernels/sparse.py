@@ -97,5 +97,26 @@ def convolution_matrix(node: Node, shape: Sequence[int]) -> Sparse:
         inside &= (at >= 0) & (at < shape[2 + i])
         column = column * shape[2 + i] + at
     value = weight.reshape(channels, -1)[grid[1]]
-    row = np.broadcast_to(np.arange(node.size)[:, None], column.shape)
-    return Sparse.build(row[inside], column[inside], value[inside], node.size, int(np.prod(shape, dtype=np.int64)))
+    inside &= value != 0
+    starts = np.concatenate([[0], np.cumsum(inside.sum(axis=1))])  # taps already come in ascending columns
+    columns = column[inside].astype(np.int32)
+    return Sparse(node.size, int(np.prod(shape, dtype=np.int64)), value[inside], columns, starts.astype(np.int64))
+
+
+def transposed_convolution_matrix(node: Node, shape: Sequence[int]) -> Sparse:
+    """The matrix of a ConvTranspose node on flat features, for an input of `shape` [n, C, *spatial]."""
+    weight, a = np.asarray(node.attrs["weight"], dtype=np.float64), node.attrs
+    d, groups = weight.ndim - 2, a["groups"]
+    size = int(np.prod(shape, dtype=np.int64))
+    grid = np.indices(shape).reshape(d + 2, -1)  # n, in channel, *spatial
+    taps = np.indices(weight.shape[1:]).reshape(d + 1, -1)  # out channel in group, *kernel
+    channel = (grid[1] // (weight.shape[0] // groups) * weight.shape[1])[:, None] + taps[0]
+    row = grid[0][:, None] * node.shape[1] + channel
+    inside = np.ones_like(row, dtype=bool)
+    for i in range(d):
+        at = grid[2 + i][:, None] * a["strides"][i] + taps[1 + i] * a["dilations"][i] - a["pads"][i]
+        inside &= (at >= 0) & (at < node.shape[2 + i])
+        row = row * node.shape[2 + i] + at
+    value = weight.reshape(weight.shape[0], -1)[grid[1]]
+    column = np.broadcast_to(np.arange(size)[:, None], row.shape)
+    return Sparse.build(row[inside], column[inside], value[inside], node.size, size)

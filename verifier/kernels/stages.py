@@ -14,16 +14,18 @@ import numpy as np
 from verifier.errors import UnsupportedOperator
 from verifier.graph.ir import Graph, Node
 from verifier.graph.passes.rounding import products
-from verifier.kernels.sparse import Sparse, convolution_matrix, kronecker
+from verifier.kernels.sparse import Sparse, convolution_matrix, kronecker, transposed_convolution_matrix
 
-#: Most nonzeros of one sparse map; larger convolutions are left to the torch engine.
-SPARSE_LIMIT = 4_000_000
+#: Most nonzeros of one sparse map, and of all; larger convolutions are left to the torch engine.
+SPARSE_LIMIT, SPARSE_TOTAL = 8_000_000, 48_000_000
+#: Matrices with more entries, and a smaller share of nonzeros, than this are kept by their nonzeros.
+SMALL_MATRIX, SPARSE_SHARE = 4096, 0.08
 #: Smallest normal numbers: cover underflow in the deployed program, flushed to zero or not.
 _TINY = {"float32": 2.0**-126, "float64": 2.0**-1022}
 _UNIT = {"float32": 2.0**-24, "float64": 2.0**-53}
 
 LINEAR = {
-    "Input", "Constant", "Dense", "Conv", "Scale", "Add", "Sub", "Reshape", "Transpose", "Select", "Concat",
+    "Input", "Constant", "Dense", "Conv", "ConvTranspose", "Scale", "Add", "Sub", "Reshape", "Transpose", "Select", "Concat",
     "ReduceSum", "BlockDense",
 }  # fmt: skip
 ACTIVATIONS = {"Relu": "relu", "LeakyRelu": "leaky_relu", "Sigmoid": "sigmoid", "Tanh": "tanh"}
@@ -215,7 +217,7 @@ def _gamma(terms: int, unit: float) -> float:
 def _per_feature(node: Node, given: object) -> np.ndarray:
     """A bias, shift or value as [node.size] in float64; a convolution's counts per channel."""
     array = np.asarray(given, dtype=np.float64)
-    if node.op == "Conv" and array.ndim == 1:
+    if node.op in ("Conv", "ConvTranspose") and array.ndim == 1:
         array = array.reshape(-1, *([1] * (len(node.shape) - 2)))
     return np.ascontiguousarray(np.broadcast_to(array, node.shape)).reshape(-1)
 
@@ -236,7 +238,10 @@ def _merge(maps: list[Map]) -> list[Map]:
 def _dense(at: Stager, node: Node) -> list[Map]:
     source, weight = at.stage_of[node.inputs[0]], np.asarray(node.attrs["weight"], dtype=np.float64).T
     copies = at.graph[node.inputs[0]].size // weight.shape[1]
-    return [Map(source, weight if copies == 1 else kronecker(np.broadcast_to(weight, (copies, *weight.shape))))]
+    if copies > 1:
+        return [Map(source, kronecker(np.broadcast_to(weight, (copies, *weight.shape))))]
+    sparse = weight.size > SMALL_MATRIX and np.count_nonzero(weight) < SPARSE_SHARE * weight.size
+    return [Map(source, Sparse.dense(weight) if sparse else weight)]
 
 
 def _block_dense(at: Stager, node: Node) -> list[Map]:
@@ -247,6 +252,10 @@ def _block_dense(at: Stager, node: Node) -> list[Map]:
 
 def _conv(at: Stager, node: Node) -> list[Map]:
     return [Map(at.stage_of[node.inputs[0]], convolution_matrix(node, at.graph[node.inputs[0]].shape))]
+
+
+def _conv_transpose(at: Stager, node: Node) -> list[Map]:
+    return [Map(at.stage_of[node.inputs[0]], transposed_convolution_matrix(node, at.graph[node.inputs[0]].shape))]
 
 
 def _scale(at: Stager, node: Node) -> list[Map]:
@@ -297,6 +306,7 @@ _MAPS: dict[str, Callable[[Stager, Node], list[Map]]] = {
     "Dense": _dense,
     "BlockDense": _block_dense,
     "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
     "Scale": _scale,
     "Add": _add,
     "Sub": _add,
@@ -306,12 +316,18 @@ _MAPS: dict[str, Callable[[Stager, Node], list[Map]]] = {
     "ReduceSum": _reduce_sum,
 }
 
+def _dense_products(node: Node) -> int:
+    """Most nonzero products behind one result of a Dense node: adding exact zeros rounds nothing."""
+    return int(np.count_nonzero(node.attrs["weight"], axis=0).max(initial=0))
+
+
 #: Most products behind one result; 0 where data only moves (Add and Sub round once, without a product).
 _PRODUCTS: dict[str, Callable[[Node], int]] = {
     "Constant": lambda node: 0,
-    "Dense": products,
+    "Dense": _dense_products,
     "BlockDense": lambda node: int(node.attrs["weight"].shape[1]),
     "Conv": products,
+    "ConvTranspose": products,
     "Scale": products,
     "Add": lambda node: 1,
     "Sub": lambda node: 1,
@@ -334,13 +350,15 @@ def covers(graph: Graph) -> bool:
                 return False
         elif node.op not in LINEAR or node.size == 0 or _nonzeros(graph, node) > SPARSE_LIMIT:
             return False
-    return True
+    return sum(_nonzeros(graph, node) for node in graph.nodes.values()) <= SPARSE_TOTAL
 
 
 def _nonzeros(graph: Graph, node: Node) -> int:
     """Nonzeros of a node's sparse map, at most; 0 for the others."""
     if node.op == "Conv":
         return node.size * products(node)
+    if node.op == "ConvTranspose":
+        return graph[node.inputs[0]].size * int(np.prod(node.attrs["weight"].shape[1:]))
     if node.op == "BlockDense":
         return node.size * int(node.attrs["weight"].shape[1])
     if node.op == "Dense" and node.size > node.attrs["weight"].shape[1]:

@@ -13,6 +13,7 @@ import numpy as np
 from verifier.attack.falsify import Falsifier
 from verifier.bounds.engine import BoxBounds, BoxEngine
 from verifier.run import Run
+from verifier.search.pace import Pace
 from verifier.search.input_shape import form_minimum, shrink, shrink_to_halfspace
 from verifier.spec.groups import Group
 from verifier.spec.problem import InputSet
@@ -70,24 +71,28 @@ class BoxPool:
         self.worst = np.concatenate([self.worst, worst])
 
 
-def split_inputs(engine: BoxEngine, group: Group, falsifier: Falsifier, run: Run, batch: int = 256) -> SplitResult:
+def split_inputs(engine: BoxEngine, group: Group, falsifier: Falsifier, run: Run) -> SplitResult:
     """Decide a group of boxes by splitting inputs.
 
     Returns as soon as a counterexample is confirmed, every box is closed, or the run is stopped.
     """
-    pool = BoxPool(group)
+    pool, pace = BoxPool(group), Pace(engine, group, run)
     exhausted = False
     first = True
+
+    def halve(bounds: BoxBounds, low: np.ndarray, high: np.ndarray, margins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return bisect(bounds, group, margins, low, high)[:2]
+
     while len(pool):
         if run.stopped():
             return SplitResult(None, len(pool), exhausted)
-        lower, upper, owner = pool.take(batch)
+        lower, upper, owner = pool.take(pace.batch)
         if group.inputs is not None:
             lower, upper, kept = shrink(group.inputs, lower, upper)
             lower, upper, owner = lower[kept], upper[kept], owner[kept]
             if not len(owner):
                 continue
-        bounds = engine.bound_boxes(lower, upper, group.rows.coeffs)
+        bounds = pace.bound(lower, upper)
         if group.inputs is not None:
             bounds = _inside(bounds, group.inputs, lower, upper)
         run.visited += len(owner)
@@ -114,6 +119,7 @@ def split_inputs(engine: BoxEngine, group: Group, falsifier: Falsifier, run: Run
             if stuck.any():
                 return SplitResult(None, len(pool) + len(owner), True)
             pool.put(low, high, owner[parent], worst[parent])
+            pace.compare(low, high, owner[parent], halve)
         run.bound_after = float(pool.worst.min()) if len(pool) else None
         run.tick(len(pool), run.bound_after if run.bound_after is not None else np.inf)
     return SplitResult(None, 0)
