@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from verifier.attack.refine import refine
 from verifier.bounds.engine import BoxEngine
 from verifier.run import Run
 from verifier.spec.groups import Group
@@ -52,9 +53,10 @@ class Falsifier:
         if len(points) == 0:
             return None
         rows, size = self.margins(box, points)
-        return self._replay(box, points, rows, size)
+        return self.replay(box, points, rows, size)
 
-    def _replay(self, box: np.ndarray, points: np.ndarray, rows: np.ndarray, size: np.ndarray) -> object | None:
+    def replay(self, box: np.ndarray, points: np.ndarray, rows: np.ndarray, size: np.ndarray) -> object | None:
+        """The first confirmed of the points whose row margins [P, S] look unsafe, the most unsafe first."""
         worst = self.group.rows.clause_margins(rows).min(axis=1)
         order = np.argsort(worst)
         for i in order[: 8 if self.replay_budget > 0 else 0]:
@@ -84,7 +86,10 @@ class Falsifier:
         return None
 
     def pgd(self, run: Run, restarts: int, steps: int, boxes: np.ndarray | None = None) -> object | None:
-        """Sign-gradient descent from random starts; each start aims at one clause of its box.
+        """Sign-gradient descent from random starts, then line searches from the nearest points met.
+
+        Each start aims at one clause of its box.
+
 
         Args:
             boxes: the boxes to attack, default all (the lowest margins of a first look are kept
@@ -102,8 +107,12 @@ class Falsifier:
         rows, size = self.margins(box, points)
         target = self._targets(rows)
         momentum = np.zeros_like(points)
+        nearest, least = points, np.full(len(points), np.inf)
         for step in range(steps):
-            found = self._replay(box, points, rows, size)
+            worst = g.rows.clause_margins(rows).min(axis=1)
+            nearest = np.where((worst < least)[:, None], points, nearest)
+            least = np.minimum(worst, least)
+            found = self.replay(box, points, rows, size)
             if found is not None or run.stopped():
                 return found
             weights = self._aim(rows, target)
@@ -117,7 +126,12 @@ class Falsifier:
             length = 0.5 * (1 - step / steps) ** 1.5 + 0.002
             points = np.clip(points - length * half * np.sign(momentum), low, high)
             rows, size = self.margins(box, points)
-        return self._replay(box, points, rows, size)
+        found = self.replay(box, points, rows, size)
+        if found is not None:
+            return found
+        # about four times the evaluations so far, spent on the most promising quarter
+        few = np.argsort(least)[: max(4, len(box) // 4)]
+        return refine(self, run, box[few], nearest[few], steps // 2)
 
     def _promising(self, boxes: np.ndarray, count: int) -> np.ndarray:
         """The boxes whose centres are closest to unsafe."""

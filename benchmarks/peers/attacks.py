@@ -1,0 +1,284 @@
+"""Our attacks beside torchattacks, foolbox and ART: same victim, inputs, budgets and iterations, one process.
+
+    pip install --no-deps torchattacks foolbox adversarial-robustness-toolbox eagerpy requests gitpython
+    python benchmarks/peers/attacks.py [NET.onnx ...] [--boxes FOLDER] [--samples N] [--out FILE]
+
+Without arguments the shipped fully connected and convolutional digit networks are attacked on
+scikit-learn's digits. --boxes FOLDER names a benchmark folder (instances.csv): inputs are then the
+centres of its input boxes, in [0, 1], labels the network's own. Tools that are not installed are
+left out. Times are CPU seconds of one thread. Queries are rows evaluated, counted by one wrapper
+around the victim for everybody.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from verifier.attack.onnx_victim import graph_module
+from verifier.attack.registry import build
+from verifier.attack.threat import LpThreat
+
+INF = float("inf")
+SPECS = Path(__file__).resolve().parent.parent.parent / "specs" / "onnx"
+#: (tool, victim, x [B, *S], y [B], eps) -> adversarial inputs
+Peer = Callable[[nn.Module, Tensor, Tensor, float], Tensor]
+
+
+class Counter(nn.Module):
+    """The victim, counting the rows it evaluates."""
+
+    def __init__(self, inner: nn.Module):
+        super().__init__()
+        self.inner, self.rows = inner, 0
+        # some tools ask a parameter for the device
+        self.anchor = nn.Parameter(torch.zeros(()), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.rows += len(x)
+        return self.inner(x)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One attack: its norm, our settings, and the peers' runs by name. `minimise`: distortion is what counts."""
+
+    name: str
+    p: float
+    ours: dict[str, Any]
+    peers: dict[str, Peer]
+    minimise: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one tool did: found [B] inside the budget, size [B] (inf where not misclassified), cost."""
+
+    found: np.ndarray
+    size: np.ndarray
+    seconds: float
+    queries: float
+
+
+def peers() -> dict[str, dict[str, Peer]]:
+    """Attack name -> tool -> run, for the tools that are installed."""
+    found: dict[str, dict[str, Peer]] = {}
+    for loader in (_torchattacks, _foolbox, _art):
+        try:
+            runs = loader()
+        except ImportError as error:
+            print(f"left out: {error}", file=sys.stderr)
+            continue
+        for (attack, tool), run in runs.items():
+            found.setdefault(attack, {})[tool] = run
+    return found
+
+
+def _torchattacks() -> dict[tuple[str, str], Peer]:
+    import torchattacks as ta
+
+    def run(make: Callable[..., Any]) -> Peer:
+        return lambda net, x, y, eps: make(net, eps)(x, y)
+
+    tool = "torchattacks"
+    return {
+        ("pgd", tool): run(lambda net, e: ta.PGD(net, eps=e, alpha=e * 2.5 / 40, steps=40)),
+        ("apgd", tool): run(lambda net, e: ta.APGD(net, norm="Linf", eps=e, steps=50, loss="ce", seed=0)),
+        ("fab", tool): run(lambda net, e: ta.FAB(net, norm="Linf", eps=e, steps=50, n_classes=10, seed=0)),
+        ("square", tool): run(lambda net, e: ta.Square(net, norm="Linf", eps=e, n_queries=1000, seed=0)),
+        ("cw", tool): run(lambda net, e: ta.CW(net, c=1, steps=200, lr=0.01)),
+        ("deepfool", tool): run(lambda net, e: ta.DeepFool(net, steps=50)),
+    }
+
+
+def _foolbox() -> dict[tuple[str, str], Peer]:
+    import foolbox as fb
+
+    def run(attack: Any) -> Peer:
+        def attack_all(net: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+            budget = eps if eps < 10 else None
+            return attack(fb.PyTorchModel(net.eval(), bounds=(0, 1)), x, y, epsilons=budget)[1]
+
+        return attack_all
+
+    hop = fb.attacks.HopSkipJumpAttack(steps=20, initial_gradient_eval_steps=100)
+    tool = "foolbox"
+    return {
+        ("pgd", tool): run(fb.attacks.LinfPGD(rel_stepsize=2.5 / 40, steps=40)),
+        ("cw", tool): run(fb.attacks.L2CarliniWagnerAttack(binary_search_steps=9, steps=200, initial_const=1e-2)),
+        ("deepfool", tool): run(fb.attacks.L2DeepFoolAttack(steps=50)),
+        ("ead_l1", tool): run(
+            fb.attacks.EADAttack(
+                binary_search_steps=9, steps=200, initial_const=0.1, regularization=0.1, decision_rule="L1"
+            )
+        ),
+        ("hopskipjump", tool): run(hop),
+    }
+
+
+def _art() -> dict[tuple[str, str], Peer]:
+    from art.attacks import evasion
+    from art.estimators.classification import PyTorchClassifier
+
+    def run(make: Callable[[Any, float], Any]) -> Peer:
+        def attack_all(net: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+            classifier = PyTorchClassifier(net, nn.CrossEntropyLoss(), tuple(x.shape[1:]), 10, clip_values=(0, 1))
+            return torch.tensor(make(classifier, eps).generate(x.numpy(), y.numpy()))
+
+        return attack_all
+
+    tool = "ART"
+    return {
+        ("pgd", tool): run(
+            lambda c, e: evasion.ProjectedGradientDescent(
+                c, eps=e, eps_step=e * 2.5 / 40, max_iter=40, num_random_init=1, batch_size=256, verbose=False
+            )
+        ),
+        ("apgd", tool): run(
+            lambda c, e: evasion.AutoProjectedGradientDescent(
+                c, eps=e, eps_step=2 * e, max_iter=50, nb_random_init=1, batch_size=256, verbose=False
+            )
+        ),
+        ("square", tool): run(
+            lambda c, e: evasion.SquareAttack(c, eps=e, max_iter=1000, nb_restarts=1, batch_size=256, verbose=False)
+        ),
+        ("hopskipjump", tool): run(
+            lambda c, e: evasion.HopSkipJump(c, norm=2, max_iter=20, max_eval=1000, init_eval=100, verbose=False)
+        ),
+    }
+
+
+def cases() -> list[Case]:
+    """The comparison: equal iterations for everybody."""
+    found = peers()
+    plans: list[tuple[str, float, dict[str, Any], bool]] = [
+        ("pgd", INF, {"steps": 40, "step_rel": 2.5 / 40}, False),
+        ("apgd", INF, {"steps": 50}, False),
+        ("square", INF, {"steps": 1000}, False),
+        ("fab", INF, {"steps": 50}, True),
+        ("deepfool", 2.0, {"steps": 50}, True),
+        ("cw", 2.0, {"steps": 200, "search": 9}, True),
+        ("ead_l1", 1.0, {"steps": 200, "search": 9}, True),
+        ("hopskipjump", 2.0, {"steps": 20}, True),
+    ]
+    return [Case(name, p, ours, found.get(name, {}), kind) for name, p, ours, kind in plans]
+
+
+def measure(run: Callable[[nn.Module], Tensor], net: nn.Module, x: Tensor, y: Tensor, p: float, eps: float) -> Result:
+    """Run one tool and judge exactly what it returned."""
+    counter = Counter(net).eval()
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002 (the peers draw from the global generator)
+    began = time.process_time()
+    adversarial = run(counter).detach()
+    seconds = time.process_time() - began
+    delta = (adversarial.double() - x.double()).flatten(1).numpy()
+    size = np.abs(delta).max(1) if p == INF else np.linalg.norm(delta, ord=p, axis=1)
+    with torch.no_grad():
+        wrong = (net(adversarial).argmax(1) != y).numpy()
+    wrong &= (adversarial.flatten(1).amin(1) >= 0).numpy() & (adversarial.flatten(1).amax(1) <= 1).numpy()
+    return Result(wrong & (size <= eps * (1 + 1e-5)), np.where(wrong, size, np.inf), seconds, counter.rows / len(x))
+
+
+def compare(case: Case, net: nn.Module, x: Tensor, y: Tensor, eps: float) -> list[str]:
+    """Markdown rows of one attack: ours first."""
+
+    def ours(victim: nn.Module) -> Tensor:
+        threat = LpThreat(norm=case.p, eps=INF if case.minimise else eps)
+        return build(case.name, **case.ours)(victim, x, y, threat, seed=0).adversarial
+
+    budget = 1e3 if case.minimise else eps
+    results = {"verifier": measure(ours, net, x, y, case.p, budget)}
+    for tool, run in case.peers.items():
+        try:
+            results[tool] = measure(lambda victim, run=run: run(victim, x, y, budget), net, x, y, case.p, budget)
+        except Exception as error:
+            print(f"{case.name} in {tool} failed: {type(error).__name__}: {error}", file=sys.stderr)
+    both = np.logical_and.reduce([np.isfinite(r.size) for r in results.values()])
+    rows = []
+    for tool, r in results.items():
+        median = f"{np.median(r.size[both]):.4f}" if both.any() and case.minimise else "-"
+        shown = "-" if case.minimise else f"{eps:g}"
+        rows.append(
+            f"| {case.name} | {shown} | {tool} | {1 - r.found.mean():.3f} | {median} "
+            f"| {r.seconds:.2f} | {r.queries:.0f} |"
+        )
+    return rows
+
+
+def digit_inputs(net: nn.Module, samples: int) -> tuple[Tensor, Tensor]:
+    """Digits that the network classifies correctly."""
+    from verifier.data.packaged import digits
+
+    data = digits()
+    x, y = torch.tensor(data.x[1200:]), torch.tensor(data.y[1200:])
+    with torch.no_grad():
+        right = net(x).argmax(1) == y
+    return x[right][:samples], y[right][:samples]
+
+
+def box_inputs(folder: Path, network: str, net: nn.Module, samples: int) -> tuple[Tensor, Tensor]:
+    """Centres of the input boxes of the network's instances, shaped as images where they look like some."""
+    from verifier.api import load
+    from verifier.report.picture import image_shape
+
+    points: list[np.ndarray] = []
+    with (folder / "instances.csv").open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            if row["onnx"] == network and len(points) < samples:
+                query, _ = load(str(folder / network), str(folder / row["vnnlib"]))
+                case = query.problem.cases[0]
+                points.append(0.5 * (case.inputs.lower + case.inputs.upper))
+    x = torch.tensor(np.unique(np.array(points), axis=0), dtype=torch.float32).clamp(0, 1)
+    shape = image_shape(x.shape[1])
+    x = x.reshape(-1, *shape) if shape else x
+    with torch.no_grad():
+        return x, net(x).argmax(1)
+
+
+def main() -> int:
+    """Compare and print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="*", default=[str(SPECS / "fc.onnx"), str(SPECS / "conv.onnx")])
+    parser.add_argument("--boxes", type=Path, metavar="FOLDER", help="take inputs from this benchmark's boxes")
+    parser.add_argument("--samples", type=int, default=100, metavar="N")
+    parser.add_argument("--eps", type=float, default=0.1, metavar="E", help="linf budget of the bounded attacks")
+    parser.add_argument("--only", nargs="+", default=[], metavar="ATTACK")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="append the table to FILE")
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    for name in args.networks:
+        net = graph_module(args.boxes / name if args.boxes else name).eval()
+        x, y = box_inputs(args.boxes, name, net, args.samples) if args.boxes else digit_inputs(net, args.samples)
+        lines = [
+            "", f"## {Path(name).name}: {len(x)} inputs, {datetime.now(UTC):%Y-%m-%d}", "",
+            "| attack | eps | tool | robust accuracy | median distortion | CPU s | queries per input |",
+            "|---|---|---|---|---|---|---|",
+        ]  # fmt: skip
+        for case in cases():
+            if args.only and case.name not in args.only:
+                continue
+            lines += compare(case, net, x, y, args.eps)
+            print("\n".join(lines[-4:]), file=sys.stderr)
+        print("\n".join(lines))
+        if args.out is not None:
+            with args.out.open("a", encoding="utf-8") as file:
+                file.write("\n".join(lines) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
