@@ -6,8 +6,9 @@ Source: Madry et al. 2018, arXiv:1706.06083; one target clause per restart, deca
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from verifier.spec.groups import Group
 
 #: confirm(case index, point) -> a replayed counterexample, or None
 Confirm = Callable[[int, np.ndarray], object | None]
+
+#: Share of the time since a search began that goes into attacking again.
+AGAIN_SHARE = 0.1
 
 #: Engine outputs carry round-off, so points this close to unsafe (relative to the outputs) are replayed too.
 NEAR_UNSAFE = 1e-5
@@ -37,6 +41,9 @@ class Falsifier:
     confirm: Confirm
     rng: np.random.Generator
     replay_budget: int = 200
+    rounds: int = 0
+    spent_s: float = 0.0
+    since: float = field(default_factory=time.monotonic)
 
     def on(self, group: Group) -> Falsifier:
         """The same falsifier for other boxes."""
@@ -68,6 +75,20 @@ class Falsifier:
                 return found
         return None
 
+    def again(self, run: Run) -> object | None:
+        """Another, longer round of descent, unless attacks already had their share of the time.
+
+        Called often by whoever proves: what resists proof for long is worth attacking again.
+        """
+        begin = time.monotonic()
+        if self.spent_s > AGAIN_SHARE * (begin - self.since):
+            return None
+        self.rounds += 1
+        brief = run.limited(AGAIN_SHARE * min(run.remaining(), 600.0))
+        found = self.pgd(brief, 48, 20 * (1 + self.rounds % 5))
+        self.spent_s += time.monotonic() - begin
+        return found
+
     def sample(self, run: Run, count: int) -> object | None:
         """Centres, random corners and random points of every box, about `count` in all."""
         g = self.group
@@ -89,7 +110,6 @@ class Falsifier:
         """Sign-gradient descent from random starts, then line searches from the nearest points met.
 
         Each start aims at one clause of its box.
-
 
         Args:
             boxes: the boxes to attack, default all (the lowest margins of a first look are kept

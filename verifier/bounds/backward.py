@@ -93,32 +93,18 @@ class _RelaxStep(torch.autograd.Function):
         return result, offset
 
     @staticmethod
-    def backward(ctx, grad_result, grad_offset):  # type: ignore[no-untyped-def]
-        coeffs, lower_slope, lower_offset, upper_slope, upper_offset = ctx.saved_tensors
-        at_least = coeffs >= 0
-        g = grad_offset.to(coeffs.dtype).reshape(*grad_offset.shape, *([1] * (coeffs.ndim - 2)))
-        grad_coeffs = None
-        if ctx.needs_input_grad[0]:
-            grad_coeffs = grad_result * torch.where(at_least, lower_slope, upper_slope)
-            grad_coeffs = grad_coeffs + g * torch.where(at_least, lower_offset, upper_offset)
-        positive, negative = coeffs.clamp(min=0), coeffs.clamp(max=0)
-        grads = []
-        for index, (part, factor) in enumerate(
-            ((positive, grad_result), (positive, g), (negative, grad_result), (negative, g)), start=1
-        ):
-            shape = ctx.saved_tensors[index].shape
-            grads.append((part * factor).sum_to_size(shape) if ctx.needs_input_grad[index] else None)
-        return grad_coeffs, *grads
+    @dataclass
+class _Sums:
+    """What rows have collected on their way: [B, S] float64 each; `magnitude` is what rounding of `offset` scales with."""
 
+    offset: Tensor
+    magnitude: Tensor
+    error: Tensor
 
-def _dot(coeffs: Tensor, offset: Tensor) -> Tensor:
-    """sum(coeffs * offset) over the node's axes in float64; infinite offsets count only where used."""
-    product = coeffs * offset
-    flat = product.flatten(2)
-    total = flat.sum(-1, dtype=torch.float64)
-    if torch.isfinite(total).all():
-        return total
-    return torch.where(coeffs == 0, 0.0, product).flatten(2).sum(-1, dtype=torch.float64)
+    def constant(self, term: Tensor) -> None:
+        """Add terms to the offset."""
+        self.offset = self.offset + term
+        self.magnitude = self.magnitude + term.abs()
 
 
 def backward(
@@ -130,6 +116,7 @@ def backward(
     *,
     keep_visits: bool = False,
     rigorous: bool = True,
+    shortcuts: Mapping[str, Shortcut] | None = None,
 ) -> LinearForm:
     """Carry rows back to the inputs.
 
@@ -139,56 +126,80 @@ def backward(
         planes: enclosures of the relaxed nodes that can be met.
         splits: half-spaces known to hold, with multipliers.
         rigorous: False leaves `error` at 0 (inside an optimisation loop; never for a claim).
+        shortcuts: ready-made maps across parts of the network, made from the same box and planes.
     """
+    visits: dict[str, Tensor] | None = {} if keep_visits else None
+    domain = _Domain(network, box, planes, splits or {}, shortcuts or {}, rigorous)
+    coeffs, sums = _carry(domain, start, frozenset(network.graph.inputs), visits)
+    b, s = sums.offset.shape
+    parts = []
+    for name in network.graph.inputs:
+        a = coeffs.get(name)
+        if a is None:
+            a = torch.zeros(b, s, *network.graph[name].shape, dtype=network.dtype, device=network.device)
+        elif rigorous or name in domain.splits:
+            a = _arrive(domain, name, a, sums)
+        parts.append(a.flatten(2))
+    error = sums.error
+    if rigorous:
+        # `error` is a sum of magnitudes, itself rounded in the engine's dtype; `offset` is summed in float64.
+        error = error * (1 + 4 * gamma(network.widest + 64, network.own_unit)) + 2.0**-45 * sums.magnitude
+    return LinearForm(torch.cat(parts, dim=2), sums.offset, error, visits or {})
+
+
+@dataclass(frozen=True)
+class _Domain:
+    """What a pass needs to know besides its rows; see `backward`."""
+
+    network: Network
+    box: Enclosure
+    planes: Mapping[str, Planes]
+    splits: Mapping[str, Split]
+    shortcuts: Mapping[str, Shortcut]
+    rigorous: bool
+
+
+def _carry(
+    domain: _Domain, start: Mapping[str, Tensor], stop: frozenset[str], visits: dict[str, Tensor] | None = None
+) -> tuple[dict[str, Tensor], _Sums]:
+    """Carry rows down to the nodes of `stop`, whose own rounding and splits are left to the caller."""
+    network = domain.network
     coeffs: dict[str, Tensor] = dict(start)
-    sample = next(iter(start.values()))
-    b, s = sample.shape[:2]
-    offset = torch.zeros(b, s, dtype=torch.float64, device=network.device)
-    magnitude = torch.zeros_like(offset)
-    error = torch.zeros_like(offset)
-    visits: dict[str, Tensor] = {}
+    b, s = next(iter(start.values())).shape[:2]
+    zero = torch.zeros(b, s, dtype=torch.float64, device=network.device)
+    sums = _Sums(zero, zero, zero)
 
     def add(name: str, value: Tensor) -> None:
-        nonlocal error
         if name not in coeffs:
             coeffs[name] = value
             return
-        if rigorous:
+        if domain.rigorous:
             # Two contributions may cancel, so their rounding is charged before they are summed.
             size = coeffs[name].abs() + value.abs()
-            error = error + 2 * network.own_unit * _weigh(size, box.magnitude(name))
+            sums.error = sums.error + 2 * network.own_unit * _weigh(size, domain.box.magnitude(name))
         coeffs[name] = coeffs[name] + value
 
-    for node in (*reversed(network.order), *(network.graph[n] for n in network.graph.inputs)):
+    for node in reversed(network.order):
         name = node.name
-        if name not in coeffs:
+        if name not in coeffs or name in stop:
             continue
-        a = coeffs[name] if node.op == "Input" else coeffs.pop(name)
-        split = splits.get(name) if splits else None
-        if split is not None:
-            step = split.multiplier * split.sign.unsqueeze(1)
-            a = a - step
-            offset = offset + _dot(step, split.point.unsqueeze(1))
-            if rigorous:
-                size = box.magnitude(name) + split.point.abs()
-                error = error + 4 * network.own_unit * _weigh(split.multiplier, size)
-        if rigorous:
-            error = error + _weigh(a.abs(), _slack(network, name, box, planes))
-        if node.op == "Input":
-            coeffs[name] = a
+        a = coeffs.pop(name)
+        shortcut = domain.shortcuts.get(name)
+        if shortcut is not None:
+            for source, part in shortcut.apply(domain, a, sums).items():
+                add(source, part)
             continue
+        a = _arrive(domain, name, a, sums)
         if node.op in LINEAR:
             rule, at = LINEAR[node.op], network.at[name]
             constant = rule.constant(at)
             if constant is not None:
-                term = _dot(a, constant.broadcast_to(node.shape))
-                offset = offset + term
-                magnitude = magnitude + term.abs()
+                sums.constant(_dot(a, constant.broadcast_to(node.shape)))
             for source, part in zip(node.inputs, rule.transpose(at, a.flatten(0, 1)), strict=True):
                 add(source, part.reshape(b, s, *part.shape[1:]))
             continue
-        plane = planes[name]
-        if keep_visits:
+        plane = domain.planes[name]
+        if visits is not None:
             visits[name] = a
         if len(node.inputs) == 1:
             part, term = _RelaxStep.apply(
@@ -200,16 +211,86 @@ def backward(
             for k, source in enumerate(node.inputs):
                 add(source, positive * plane.lower_slopes[k] + negative * plane.upper_slopes[k])
             term = _dot(positive, plane.lower_offset) + _dot(negative, plane.upper_offset)
-        offset = offset + term
-        magnitude = magnitude + term.abs()
-    zeros = [torch.zeros(b, s, network.graph[n].size, dtype=network.dtype, device=network.device) for n in network.graph.inputs]
-    flat = torch.cat(
-        [coeffs[n].flatten(2) if n in coeffs else z for n, z in zip(network.graph.inputs, zeros, strict=True)], dim=2
-    )
-    if rigorous:
-        # `error` is a sum of magnitudes, itself rounded in the engine's dtype; `offset` is summed in float64.
-        error = error * (1 + 4 * gamma(network.widest + 64, network.own_unit)) + 2.0**-45 * magnitude
-    return LinearForm(flat, offset, error, visits)
+        sums.constant(term)
+    return coeffs, sums
+
+
+def _arrive(domain: _Domain, name: str, a: Tensor, sums: _Sums) -> Tensor:
+    """Apply a node's split to the rows that reached it, and charge the node's rounding."""
+    network = domain.network
+    split = domain.splits.get(name)
+    if split is not None:
+        step = split.multiplier * split.sign.unsqueeze(1)
+        a = a - step
+        sums.offset = sums.offset + _dot(step, split.point.unsqueeze(1))
+        if domain.rigorous:
+            size = domain.box.magnitude(name) + split.point.abs()
+            sums.error = sums.error + 4 * network.own_unit * _weigh(split.multiplier, size)
+    if domain.rigorous:
+        sums.error = sums.error + _weigh(a.abs(), _slack(network, name, domain.box, domain.planes))
+    return a
+
+
+@dataclass(frozen=True)
+class Shortcut:
+    """A rigorous linear enclosure, from below, of a node's elements and of their negations, as matrices.
+
+    For element i of the node and the nodes X it is made of:
+        y_i >= sum_X below[X][i] @ x + offset[0, i] - error[0, i],  -y_i >= sum_X above[X][i] @ x + offset[1, i] - error[1, i].
+    Rows then cross a large elementwise part of a network, such as attention, as small matrix products.
+
+    Attributes:
+        below, above: name -> [N, N_X]; offset, error, magnitude: float64 [2, N]; reach: name -> float64 [N],
+            sum |coefficients| |x|, what the rounding of the products scales with.
+    """
+
+    below: Mapping[str, Tensor]
+    above: Mapping[str, Tensor]
+    offset: Tensor
+    error: Tensor
+    magnitude: Tensor
+    reach: Tensor
+
+    def apply(self, domain: _Domain, a: Tensor, sums: _Sums) -> dict[str, Tensor]:
+        """Carry rows [1, S, *shape of the node] across; returns name -> [1, S, *shape]."""
+        rows = a.flatten(0, 1).flatten(1)
+        positive, negative = rows.clamp(min=0), -rows.clamp(max=0)
+
+        def weigh(pair: Tensor) -> Tensor:
+            return (positive.double() @ pair[0] + negative.double() @ pair[1]).unsqueeze(0)
+
+        sums.offset = sums.offset + weigh(self.offset)
+        sums.magnitude = sums.magnitude + weigh(self.magnitude)
+        if domain.rigorous:
+            unit = domain.network.own_unit
+            own = 2 * gamma(2 * rows.shape[1] + 4, unit)
+            sums.error = sums.error + weigh(self.error) + own * ((positive + negative).double() @ self.reach).unsqueeze(0)
+        found = {}
+        for name, below in self.below.items():
+            part = positive @ below + negative @ self.above[name]
+            found[name] = part.reshape(1, -1, *domain.network.graph[name].shape)
+        return found
+
+    @staticmethod
+    def across(
+        network: Network, box: Enclosure, planes: Mapping[str, Planes], name: str, stop: frozenset[str]
+    ) -> Shortcut:
+        """The enclosure of one box's node `name` in terms of the nodes `stop`."""
+        node = network.graph[name]
+        unit = torch.eye(node.size, dtype=network.dtype, device=network.device)
+        both = torch.cat([unit, -unit]).reshape(1, 2 * node.size, *node.shape)
+        coeffs, sums = _carry(_Domain(network, box, planes, {}, {}, True), {name: both}, stop)
+        halves = {k: v.flatten(2)[0].split(node.size) for k, v in coeffs.items()}
+        reach = torch.zeros(node.size, dtype=torch.float64, device=network.device)
+        for source, (below, above) in halves.items():
+            size = box.magnitude(source).double().reshape(-1)
+            reach = reach + torch.maximum(below.abs(), above.abs()).double() @ size
+        return Shortcut(
+            {k: v[0] for k, v in halves.items()},
+            {k: v[1] for k, v in halves.items()},
+            *(t.reshape(2, node.size) for t in (sums.offset, sums.error, sums.magnitude)),
+            reach,
+        )
 
 
 def _slack(network: Network, name: str, box: Enclosure, planes: Mapping[str, Planes]) -> Tensor:

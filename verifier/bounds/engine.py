@@ -44,6 +44,11 @@ class BoxBounds:
     offset: np.ndarray
     sensitivity: np.ndarray
 
+    def only(self, box: int) -> BoxBounds:
+        """The bounds of one of the boxes."""
+        one = slice(box, box + 1)
+        return BoxBounds(self.lower[one], self.coeffs[one], self.offset[one], self.sensitivity[one])
+
 
 class BoxEngine(Protocol):
     """Bounds, values and gradients over flat inputs; all arrays float64 unless said otherwise."""

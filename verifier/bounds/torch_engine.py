@@ -114,8 +114,8 @@ class TorchEngine:
         start = self.network.split_rows(self.tensor(rows).unsqueeze(0))
         form = backward(self.network, start, box, LazyPlanes(self.network, box))
         reach = form.coeffs.double().abs() @ radius
-        share = form.error / reach.clamp(min=1e-300)
-        return float(torch.nan_to_num(share, nan=torch.inf).max())
+        share = torch.where(reach > 0, form.error / reach, 0.0)  # a flat tangent tells nothing
+        return float(torch.nan_to_num(share, nan=0.0, posinf=0.0).max())
 
     def tensor(self, x: np.ndarray) -> Tensor:
         """Nearest values in the engine's dtype, on its device."""

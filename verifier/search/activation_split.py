@@ -185,7 +185,7 @@ def _search(
         children = domains.branch(batch)
         bounds = domains.bound(children, CHILD_ITERATIONS, run.stopped)
         run.visited += len(children)
-        witness = _try_minimisers(falsifier, bounds, index)
+        witness = _try_minimisers(falsifier, bounds, index) or falsifier.again(run)
         if witness is not None:
             return SplitResult(witness, len(frontier) + len(children))
         if run.stopped():

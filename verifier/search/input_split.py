@@ -107,7 +107,7 @@ def split_inputs(engine: BoxEngine, group: Group, falsifier: Falsifier, run: Run
         if is_open.any():
             lower, upper, owner, worst = lower[is_open], upper[is_open], owner[is_open], worst[is_open]
             bounds = _pick(bounds, is_open)
-            witness = _try_minimisers(falsifier, bounds, lower, upper, owner, worst)
+            witness = _try_minimisers(falsifier, bounds, lower, upper, owner, worst) or falsifier.again(run)
             if witness is not None:
                 return SplitResult(witness, len(pool) + len(owner))
             lower, upper, alive = clip(bounds, group, owner, proved[is_open], lower, upper)

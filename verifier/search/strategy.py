@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,17 +13,19 @@ from verifier.attack.falsify import Confirm, Falsifier
 from verifier.bounds.engine import BoxEngine
 from verifier.outcome import Soundness, StopReason, Verdict
 from verifier.run import Run
-from verifier.search.input_split import split_inputs
+from verifier.search.input_split import bisect, split_inputs
 from verifier.settings import Settings
 from verifier.spec.groups import Group, group_cases, trivially_unsafe
 from verifier.spec.query import Query
 
 #: Boxes with at most this many inputs of nonzero width are split on inputs first.
 FEW_INPUTS = 12
-#: Share of the time that looking for a counterexample may take before anything is proved.
-FALSIFY_SHARE = 0.15
+#: Up to this many, whether splitting inputs would do is predicted from a few splits.
+MIDDLING_INPUTS = 64
+#: Share of the time, and seconds, that looking for a counterexample may take before anything is proved.
+FALSIFY_SHARE, FALSIFY_S = 0.15, 3.0
 #: Loss to rounding, per reach of the box, above which the torch engine computes in float64.
-ROUNDING_SHARE = 0.02
+ROUNDING_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,30 @@ def decide(query: Query, settings: Settings, run: Run, confirm: Confirm, *, atta
     soundness = Soundness.REAL_ARITHMETIC if problem.exact_real else settings.soundness_level
     engine = make_engine(query, groups, settings, soundness, run)
     rng = np.random.default_rng(settings.seed)
-    outcomes = [_decide_group(engine, group, settings, run, confirm, rng, attack_only) for group in groups]
+    falsifiers = [Falsifier(engine, group, confirm, rng) for group in groups]
+    for k, falsifier in enumerate(falsifiers):
+        with run.stage("falsify"):
+            found = _attack(falsifier, run, len(groups) - k, attack_only)
+        if found is not None:
+            return Conclusion(Verdict.SAT, StopReason.COUNTEREXAMPLE, found, engine.name)
+    if attack_only:
+        return replace(_stopped(run, "no counterexample found"), engine=engine.name)
+    outcomes: list[Conclusion] = []
+    for falsifier in falsifiers:
+        outcomes.append(_prove(engine, falsifier, run))
+        if outcomes[-1].verdict is Verdict.SAT:
+            break
     return _combine(outcomes, engine.name)
+
+
+def _attack(falsifier: Falsifier, run: Run, groups: int, attack_only: bool) -> object | None:
+    """A first look for a counterexample of one of `groups` groups; all the time there is where nothing follows."""
+    share = run.remaining() / groups
+    if not attack_only:
+        share = min(FALSIFY_SHARE * share, FALSIFY_S)
+    brief = run.limited(share)
+    found = falsifier.sample(brief, 200) or falsifier.pgd(brief, 32, 20)
+    return _keep_attacking(falsifier, brief) if found is None and attack_only else found
 
 
 def make_engine(query: Query, groups: list[Group], settings: Settings, soundness: Soundness, run: Run) -> BoxEngine:
@@ -89,35 +114,52 @@ def _native_engine(query: Query, settings: Settings, soundness: Soundness) -> Bo
     return NativeEngine(query.graph, threads=settings.threads, soundness=soundness)
 
 
-def _decide_group(
-    engine: BoxEngine,
-    group: Group,
-    settings: Settings,
-    run: Run,
-    confirm: Confirm,
-    rng: np.random.Generator,
-    attack_only: bool,
-) -> Conclusion:
-    falsifier = Falsifier(engine, group, confirm, rng)
-    with run.stage("falsify"):
-        brief = run.limited(FALSIFY_SHARE * run.remaining())
-        found = falsifier.sample(brief, 200) or falsifier.pgd(brief, 32, 20)
-        if found is None and attack_only:
-            found = _keep_attacking(falsifier, run)
-    if found is not None:
-        return Conclusion(Verdict.SAT, StopReason.COUNTEREXAMPLE, found)
-    if attack_only:
-        return _stopped(run, "no counterexample found")
-    few = int((group.upper > group.lower).any(axis=0).sum()) <= FEW_INPUTS
-    if few:
+def _prove(engine: BoxEngine, falsifier: Falsifier, run: Run) -> Conclusion:
+    """Split inputs where there are few, or where a look ahead says that it will do; else neurons."""
+    group = falsifier.group
+    moving = int((group.upper > group.lower).any(axis=0).sum())
+    if moving > FEW_INPUTS:
+        if moving > MIDDLING_INPUTS or len(group.lower) > 1 or not _inputs_suffice(engine, group, run):
+            return _split_neurons(engine, group, run, falsifier)
+        trial = run.limited(0.5 * run.remaining())
+        with run.stage("split inputs"):
+            result = split_inputs(engine, group, falsifier, trial)
+        run.visited += trial.visited
+        if result.witness is None and result.open_count:
+            run.say("inputs", f"{result.open_count} boxes open")
+            return _split_neurons(engine, group, run, falsifier)
+    else:
         with run.stage("split inputs"):
             result = split_inputs(engine, group, falsifier, run)
-        if result.witness is not None:
-            return Conclusion(Verdict.SAT, StopReason.COUNTEREXAMPLE, result.witness)
-        if result.open_count == 0:
-            return Conclusion(Verdict.UNSAT, StopReason.PROVED_BY_SEARCH)
-        return _stopped(run, f"{result.open_count} boxes open")
-    return _split_neurons(engine, group, run, falsifier)
+    if result.witness is not None:
+        return Conclusion(Verdict.SAT, StopReason.COUNTEREXAMPLE, result.witness)
+    if result.open_count == 0:
+        return Conclusion(Verdict.UNSAT, StopReason.PROVED_BY_SEARCH)
+    return _stopped(run, f"{result.open_count} boxes open")
+
+
+def _inputs_suffice(engine: BoxEngine, group: Group, run: Run) -> bool:
+    """Whether halving inputs will close one box in half of the time, going by what the first splits gain."""
+    lower, upper = group.lower, group.upper
+    limits, needed = group.limits[:1], np.inf
+    begin = time.monotonic()
+    bounds = engine.bound_boxes(lower, upper, group.rows.coeffs)
+    seconds = time.monotonic() - begin
+    margin = float(group.rows.clause_margins(bounds.lower - limits).min())
+    for depth in range(1, 4):
+        if margin > 0:
+            return True
+        low, high, *_ = bisect(bounds, group, bounds.lower - limits, lower, upper)
+        after = engine.bound_boxes(low, high, group.rows.coeffs)
+        margins = group.rows.clause_margins(after.lower - limits).min(axis=1)
+        worse = int(margins.argmin())
+        gain = float(margins[worse]) - margin
+        margin, bounds = float(margins[worse]), after.only(worse)
+        lower, upper = low[worse : worse + 1], high[worse : worse + 1]
+        needed = depth - margin / gain if gain > 0 else np.inf
+    expected = 2.0 ** min(needed, 60.0) * seconds
+    run.say("inputs", f"halving inputs about {needed:.1f} times would do: {expected:.2g} s")
+    return expected < 0.5 * run.remaining()
 
 
 def _split_neurons(engine: BoxEngine, group: Group, run: Run, falsifier: Falsifier) -> Conclusion:
