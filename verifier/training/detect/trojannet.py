@@ -36,7 +36,7 @@ class LimitedData:
     sparsity: float = 0.02
     margin: float = 1.0
     threshold: float = 0.9
-    index: float = 1.5
+    index: float = 3.0
     ratio: float = 0.5
     seed: int = 0
 
