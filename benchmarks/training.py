@@ -86,7 +86,8 @@ def write_page(headings: dict[str, str], kept: dict) -> None:
         "# The training phase, measured",
         "",
         f"Packaged digits (1,168 training rows) unless named otherwise, 5 seeds unless named otherwise; {DATE}, "
-        "2 cores, AMD EPYC, CPU only, one thread. Made by `python benchmarks/training.py`.",
+        "2 cores, AMD EPYC, CPU only, one thread. Made by `python benchmarks/training.py`. The machine was",
+        "shared with other work, so the seconds are upper limits.",
         "",
     ]
     for name, heading in headings.items():

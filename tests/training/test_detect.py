@@ -22,7 +22,7 @@ from verifier.training.detect.rows import RowScores, recall
 from verifier.training.detect.scan import Finding, _report, scan
 from verifier.training.detect.spectral import Spectral, robust_scores, spectral_signatures, top_projection
 from verifier.training.detect.strip import strip, superimposed_entropy
-from verifier.training.detect.trojannet import DataFree, LimitedData, data_free, limited_data
+from verifier.training.detect.trojannet import DataFree, LimitedData, data_free, limited_data, shortcuts
 from verifier.training.poison.labels import random_flips
 from verifier.training.predict import features, features_of
 from verifier.training.train import Recipe, train
@@ -186,6 +186,15 @@ def test_trojannet_detectors_answer_for_every_class(digits, badnets):
     assert free.rises.shape == (10,) and np.all(np.isfinite(free.rises))
     with pytest.raises(SpecError, match="two classes"):
         limited_data(model, digits.trusted.subset(digits.trusted.y == 1))
+
+
+def test_a_shortcut_stands_alone_and_both_attacks_agree_on_it():
+    """Mask sizes measured on a backdoored and a clean digit classifier."""
+    bad, clean = np.array([15.23, 5.03, 15.77, 8.41]), np.array([16.84, 17.5, 8.7, 7.09])
+    high, low = np.full(4, 0.95), np.full(4, 0.5)
+    assert shortcuts(high, bad, LimitedData()) == (1,)
+    assert shortcuts(low, bad, LimitedData()) == shortcuts(high, clean, LimitedData()) == ()
+    assert shortcuts(np.full(4, np.nan), bad, LimitedData()) == ()
 
 
 def test_the_verdict_needs_a_majority():
