@@ -27,6 +27,8 @@ class DeepFool(Attack):
         overshoot: relative push past the boundary.
         candidates: most likely classes looked at (each costs a backward pass).
         refine: secant queries that walk the result back to the boundary; 0 for the paper's.
+        polish: times the clean input is then projected onto the boundary linearised at the point
+            reached, which the sum of the paper's steps need not be closest to; 0 for the paper's.
     Source: Moosavi-Dezfooli et al. 2016, arXiv:1511.04599.
     """
 
@@ -34,6 +36,7 @@ class DeepFool(Attack):
     overshoot: float = 0.02
     candidates: int = 10
     refine: int = 2
+    polish: int = 1
 
     norms: ClassVar[tuple[float, ...]] = (1.0, 2.0, float("inf"))
     minimise: ClassVar[bool] = True
@@ -54,8 +57,21 @@ class DeepFool(Attack):
 
     def _finish(self, rows: Rows, work: Tensor, hit: Tensor) -> None:
         rows.offer(work, hit)
+        rows, work = rows.narrow(hit), work[hit]
         if self.refine:
-            secant(rows.narrow(hit), work[hit], self.refine)
+            work = secant(rows, work, self.refine)
+        for _ in range(self.polish):
+            if not len(rows):
+                return
+            gap, normal = nearest_boundary(rows, work, self.candidates)
+            gap = gap - (normal * (rows.start - work)).flatten(1).sum(1)
+            exact = onto_hyperplane(normal, gap, rows.p, rows.lower - rows.start, rows.upper - rows.start)
+            work = rows.clip(rows.start + (1 + self.overshoot) * exact)
+            crossed = rows.fooled(rows.scores(work))
+            rows.offer(work, crossed)
+            rows, work = rows.narrow(crossed), work[crossed]
+            if self.refine and len(rows):
+                work = secant(rows, work, self.refine)
 
 
 def nearest_boundary(rows: Rows, work: Tensor, candidates: int | None, p: float | None = None) -> tuple[Tensor, Tensor]:
