@@ -154,7 +154,8 @@ def test_a_class_that_always_holds():
 
 
 def test_networks_that_answer_nan_certify_nothing():
-    graph = dense_network([(np.array([[1e38, 0.0], [-1e38, 0.0]]), np.zeros(2)), (np.array([[1e38, 1.0], [0.0, 1.0]]), np.zeros(2))])
+    first, second = np.array([[1e38, 0.0], [-1e38, 0.0]]), np.array([[1e38, 1.0], [0.0, 1.0]])
+    graph = dense_network([(first, np.zeros(2)), (second, np.zeros(2))])
     assert certified_radius(graph, np.array([30.0, 1.0])).lower == 0.0
     # Inside the number range at the input, outside it nearby: the proof must stop before.
     near = certified_radius(graph, np.array([1.0, 1.0]), settings=RadiusSettings(timeout_s=2))

@@ -108,7 +108,7 @@ class Row:
         return self.status not in ("wrong", "error") and self.predicted == self.label
 
     def verdict(self, radius: float) -> str:
-        """"certified", "attacked", "wrong" or "open" at a radius."""
+        """ "certified", "attacked", "wrong" or "open" at a radius."""
         if not self.right:
             return "open" if self.status in ("error", "abstained") else "wrong"
         if self.lower >= radius:
