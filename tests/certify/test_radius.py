@@ -83,7 +83,7 @@ def test_masks_and_valid_ranges_are_kept():
 
 
 @pytest.mark.parametrize("p", [1.0, 2.0, math.inf])
-@pytest.mark.parametrize("seed", [4, 5, 7])
+@pytest.mark.parametrize("seed", [5, 7, 9])
 def test_planar_networks_against_brute_force(p, seed):
     graph = planar(seed)
     x = np.array([0.25, -0.125])
