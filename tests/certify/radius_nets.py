@@ -1,5 +1,7 @@
 """Small classifiers with known or enumerable radii."""
 
+from itertools import pairwise
+
 import numpy as np
 
 from verifier.graph.ir import Graph, GraphBuilder
@@ -30,6 +32,7 @@ def planar(seed: int, classes: int = 3, width: int = 8) -> Graph:
     """Two inputs, two hidden relu layers."""
     rng = np.random.default_rng(seed)
     sizes = (2, width, width, classes)
-    return dense_network(
-        [(rng.standard_normal((a, b)) * 1.5 / np.sqrt(a), 0.4 * rng.standard_normal(b)) for a, b in zip(sizes, sizes[1:], strict=False)]
-    )
+    layers = []
+    for a, b in pairwise(sizes):
+        layers.append((rng.standard_normal((a, b)) * 1.5 / np.sqrt(a), 0.4 * rng.standard_normal(b)))
+    return dense_network(layers)

@@ -83,10 +83,10 @@ def test_masks_and_valid_ranges_are_kept():
 
 
 @pytest.mark.parametrize("p", [1.0, 2.0, math.inf])
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [5, 7, 9])
 def test_planar_networks_against_brute_force(p, seed):
     graph = planar(seed)
-    x = np.array([0.25, -0.125]) if seed else np.array([0.5, 0.5])
+    x = np.array([0.25, -0.125])
     found = certified_radius(graph, x, nearness=Nearness(p, (-2.0, 2.0)), settings=QUICK)
     axis = np.linspace(-2, 2, 401)
     grid = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2).astype(np.float32).astype(np.float64)
@@ -103,8 +103,8 @@ def test_planar_networks_against_brute_force(p, seed):
 
 @pytest.mark.parametrize("effort", ["bounds", "slopes"])
 def test_less_effort_proves_less_and_stays_below_the_attack(effort):
-    graph = planar(5, width=12)
-    x = np.array([0.1, 0.2])
+    graph = planar(7)
+    x = np.array([0.25, -0.125])
     near = Nearness(math.inf, (-2.0, 2.0))
     little = certified_radius(graph, x, nearness=near, settings=RadiusSettings(0.05, 120, effort))
     full = certified_radius(graph, x, nearness=near, settings=QUICK)
@@ -113,8 +113,8 @@ def test_less_effort_proves_less_and_stays_below_the_attack(effort):
 
 
 def test_given_radii_are_decided():
-    graph = planar(0)
-    x, near = np.array([0.5, 0.5]), Nearness(math.inf, (-2.0, 2.0))
+    graph = planar(9)
+    x, near = np.array([0.25, -0.125]), Nearness(math.inf, (-2.0, 2.0))
     truth = certified_radius(graph, x, nearness=near, settings=QUICK)
     assert 0 < truth.lower <= truth.upper < math.inf
     asked = (0.3 * truth.lower, 0.9 * truth.lower, 1.5 * truth.upper)
@@ -154,7 +154,8 @@ def test_a_class_that_always_holds():
 
 
 def test_networks_that_answer_nan_certify_nothing():
-    graph = dense_network([(np.array([[1e38, 0.0], [-1e38, 0.0]]), np.zeros(2)), (np.array([[1e38, 1.0], [0.0, 1.0]]), np.zeros(2))])
+    first, second = np.array([[1e38, 0.0], [-1e38, 0.0]]), np.array([[1e38, 1.0], [0.0, 1.0]])
+    graph = dense_network([(first, np.zeros(2)), (second, np.zeros(2))])
     assert certified_radius(graph, np.array([30.0, 1.0])).lower == 0.0
     # Inside the number range at the input, outside it nearby: the proof must stop before.
     near = certified_radius(graph, np.array([1.0, 1.0]), settings=RadiusSettings(timeout_s=2))

@@ -123,9 +123,12 @@ def test_mistakes_get_one_line_and_exit_code_2(words, said, verifier):
 
 def test_damaged_data_files_are_named(tmp_path, verifier):
     for name, content in (
-        ("a.npz", b"PK\x03\x04 not a zip"), ("b.csv", b"1,2,\n"), ("c.bin", b"\0" * 100), ("d-idx3-ubyte", b"\0\0\x08\x03"),
+        ("a.npz", b"PK\x03\x04 not a zip"),
+        ("b.csv", b"1,2,\n"),
+        ("c.bin", b"\0" * 100),
+        ("d-idx3-ubyte", b"\0\0\x08\x03"),
         ("e.txt", b"1 2 3"),
-    ):  # fmt: skip
+    ):
         (tmp_path / name).write_bytes(content)
         code, _, log = verifier("radius", NET, "--data", tmp_path / name)
         assert code == 2 and name in log and log.count("\n") == 1, log
@@ -142,7 +145,7 @@ def test_channels_move_last_where_the_network_has_them_last():
     moved = arrange(x, [(1, 4, 5, 3)])
     assert np.array_equal(moved[0].reshape(4, 5, 3), x[0].transpose(1, 2, 0))
     assert np.array_equal(arrange(x, [(1, 3, 4, 5)]), x.reshape(2, -1))
-    with pytest.raises(ShapeError, match=r"\[3, 4, 5\], 60 numbers"):
+    with pytest.raises(ShapeError, match=r"60 numbers"):
         arrange(x, [(1, 10)])
 
 
@@ -155,7 +158,11 @@ def test_rows_survive_json_and_count_once(tmp_path):
     ]
     back = [Row.from_json(json.loads(json.dumps(row.to_json()))) for row in rows]
     assert back[:3] == rows[:3] and math.isnan(back[3].lower)
-    for radius, expected in ((0.5, (0.5, 0.0, 0.25, 0.25)), (0.55, (0.25, 0.0, 0.5, 0.25)), (0.6, (0.25, 0.25, 0.25, 0.25))):
+    for radius, expected in (
+        (0.5, (0.5, 0.0, 0.25, 0.25)),
+        (0.55, (0.25, 0.0, 0.5, 0.25)),
+        (0.6, (0.25, 0.25, 0.25, 0.25)),
+    ):
         s = shares_at(rows, radius)
         assert (s.certified, s.attacked, s.open, s.wrong) == expected
     s = summarise(rows)
@@ -164,5 +171,5 @@ def test_rows_survive_json_and_count_once(tmp_path):
     with Ledger(tmp_path / "d", setup, resume=False) as ledger:
         ledger.add(rows[0])
     (tmp_path / "d" / "samples.jsonl").write_text("{}\n" + json.dumps(rows[0].to_json()) + "\n")
-    with pytest.raises(SpecError, match="samples.jsonl:1"):
+    with pytest.raises(SpecError, match=r"samples\.jsonl:1"):
         Ledger(tmp_path / "d", setup, resume=True)

@@ -151,7 +151,9 @@ def attack(closest: Closest, effort: int, seed: int, stopped: Callable[[], bool]
         return time.monotonic() - began
     p = closest.nearness.norm
     if p != 0 and not stopped():
-        _run(closest, victim, FAB(steps=steps, targets=0 if len(closest.rows.rivals) < 2 else 3, refine=2), threat, seed)
+        _run(
+            closest, victim, FAB(steps=steps, targets=0 if len(closest.rows.rivals) < 2 else 3, refine=2), threat, seed
+        )
     for round_index in range(4):
         if stopped() or p == 0 or not np.isfinite(closest.distance):
             break

@@ -17,6 +17,7 @@ from torch import Tensor
 from verifier.bounds.backward import LinearForm
 from verifier.bounds.concretize import InputShape
 from verifier.bounds.domains import DomainBatch, DomainEngine
+from verifier.bounds.engine import DomainBounds
 from verifier.bounds.intermediate import optimise_intermediate
 from verifier.bounds.interval import Enclosure
 from verifier.bounds.slopes import SlopeSpace
@@ -24,14 +25,14 @@ from verifier.bounds.torch_engine import Enclosed, TorchEngine
 from verifier.certify.forms import radius_of_form
 from verifier.certify.threat import Nearness
 from verifier.run import Run
-from verifier.search.activation_split import CHILD_ITERATIONS, LAST_ITERATIONS, ROOT_ITERATIONS, Frontier
+from verifier.search.activation_split import CHILD_ITERATIONS, LAST_ITERATIONS, ROOT_ITERATIONS
 
 #: Share of the remaining time for the slopes of intermediate bounds.
 INTERMEDIATE_SHARE = 0.15
 #: Share of the largest number of the program's type that values, and sums on the way to them, may reach.
 OVERFLOW_MARGIN = 2.0**-20
-#: Subdomains whose bounds are held at once, at most; children that one step should make at least.
-MOST_AT_ONCE, FULL_STEP = 256, 64
+#: Children that one step should make at least: bounding fewer costs mostly overhead.
+FULL_STEP = 64
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,31 @@ class Slopes:
                 known = source[segment.name][rows][:, segment.elements]
                 free[:, 0, chosen] = torch.where(known.isnan(), free[:, 0, chosen], known)
         return free
+
+
+class Frontier:
+    """Open subdomains with all their parameters, taken lowest margin first."""
+
+    def __init__(self) -> None:
+        self._parts: list[DomainBatch] = []
+
+    def __len__(self) -> int:
+        return sum(len(p) for p in self._parts)
+
+    def put(self, batch: DomainBatch) -> None:
+        """Add subdomains."""
+        if len(batch):
+            self._parts.append(batch)
+
+    def take(self, count: int) -> DomainBatch:
+        """Remove and return up to `count` subdomains with the lowest margins."""
+        everything = DomainBatch.join(self._parts) if len(self._parts) > 1 else self._parts[0]
+        if len(everything) <= count:
+            self._parts = []
+            return everything
+        order = everything.margin.argsort()
+        self._parts = [everything.select(order[count:])]
+        return everything.select(order[:count])
 
 
 class Ball:
@@ -119,7 +145,7 @@ class Leaves:
         self._stuck: list[DomainBatch] = []
         self._warm = warm
         self.visited = 0
-        self.at_once = self._batch_size()
+        self.at_once = self.domains.batch_size
 
     def __len__(self) -> int:
         return len(self.frontier) + sum(len(b) for b in self._stuck)
@@ -147,7 +173,7 @@ class Leaves:
             if self.domains.space.size:
                 free = bounds.batch.free[:, 0]
                 self.slopes = Slopes.of(self.domains.space, part, len(self.rows), free)
-            self.frontier.put(bounds.batch.select(~bounds.closed))
+            self.frontier.put(_open(bounds))
             points.append(_open_minimisers(bounds))
         return np.concatenate(points)
 
@@ -165,17 +191,17 @@ class Leaves:
             last = self.domains.bound(batch.select(stuck), LAST_ITERATIONS, stopped)
             batch = batch.select(~stuck)
             points.append(_open_minimisers(last))
-            left = last.batch.select(~last.closed)
+            left = _open(last)
             if len(left):
                 self._stuck.append(left)
         if len(batch):
-            children = self._branch(batch) if 4 * len(batch) > FULL_STEP else self._branch_deep(batch)
+            children = self.domains.branch(batch) if 4 * len(batch) > FULL_STEP else self._branch_deep(batch)
             bounds = self.domains.bound(children, CHILD_ITERATIONS, stopped)
             self.visited += len(children)
             if stopped():
                 self.frontier.put(batch)  # the children's bounds are half done; the parents' stand
             else:
-                self.frontier.put(bounds.batch.select(~bounds.closed))
+                self.frontier.put(_open(bounds))
                 points.append(_open_minimisers(bounds))
         return np.concatenate(points) if points else np.zeros((0, self.domains.lower.shape[1]))
 
@@ -206,7 +232,7 @@ class Leaves:
                     self.frontier.put(batch.select(part))
                     continue
                 bounds = domains.bound(batch.select(part), CHILD_ITERATIONS, stopped)
-                self.frontier.put(bounds.batch.select(~bounds.closed))
+                self.frontier.put(_open(bounds))
                 points.append(_open_minimisers(bounds))
         return np.concatenate(points)
 
@@ -226,22 +252,6 @@ class Leaves:
             _, form, *_ = ascent.evaluate(batch.free, beta, fixed, rigorous=True)
         return radius_of_form(self.ball.engine, form, self.ball.nearness, self.ball.center, radius)
 
-    def _branch(self, batch: DomainBatch) -> DomainBatch:
-        """Children at the candidate whose worse child is best, judged by a quick bound."""
-        domains, count = self.domains, len(batch)
-        candidates = batch.candidates
-        points = domains.split_points(batch, candidates.clamp(min=0))
-        best = torch.zeros(count, dtype=torch.int64, device=candidates.device)
-        score = torch.full((count,), -torch.inf, dtype=torch.float64, device=candidates.device)
-        for j in range(candidates.shape[1]):
-            children = domains.split(batch, candidates[:, j].clamp(min=0), points[:, j])
-            margins = domains.quick(children).reshape(2, count)
-            value = margins.min(0).values + 0.01 * margins.max(0).values.clamp(max=1e6)
-            better = (candidates[:, j] >= 0) & (value > score)
-            best, score = torch.where(better, j, best), torch.where(better, value, score)
-        rows = torch.arange(count, device=candidates.device)
-        return domains.split(batch, candidates[rows, best], points[rows, best])
-
     def _branch_deep(self, batch: DomainBatch) -> DomainBatch:
         """Children at the best two or more candidates at once: few subdomains cost mostly overhead."""
         domains = self.domains
@@ -252,12 +262,6 @@ class Leaves:
             batch = domains.split(batch, neurons, domains.split_points(batch, neurons.unsqueeze(1)).squeeze(1))
         return batch
 
-    def _batch_size(self) -> int:
-        """The ascent keeps about a dozen copies of every layer's coefficients."""
-        engine = self.ball.engine
-        per_domain = 14 * sum(n.size for n in engine.network.graph.nodes.values()) * torch.finfo(engine.dtype).bits // 8
-        return int(np.clip(4 * engine.memory_bytes // per_domain, 1, MOST_AT_ONCE))
-
 
 def tighten(ball: Ball, run: Run) -> None:
     """Optimise the ball's intermediate bounds within a share of the time that is left."""
@@ -265,8 +269,13 @@ def tighten(ball: Ball, run: Run) -> None:
     optimise_intermediate(ball.engine, ball.found, ball.lower, ball.upper, ball.shape, run, share)
 
 
-def _open_minimisers(bounds) -> np.ndarray:  # type: ignore[no-untyped-def]
-    """Where the open subdomains' forms are smallest, the worst 16."""
+def _open(bounds: DomainBounds) -> DomainBatch:
+    """The subdomains that are not refuted."""
+    return bounds.batch.select(torch.as_tensor(~bounds.closed, device=bounds.batch.low.device))
+
+
+def _open_minimisers(bounds: DomainBounds) -> np.ndarray:
+    """Where the open subdomains' forms are smallest, the worst 16, float64 [P, N_in]."""
     left = ~bounds.closed
-    order = bounds.row_margins[left].max(1).values.argsort()[:16]
-    return bounds.minimiser[left][order].double().cpu().numpy()
+    order = bounds.row_margins[left].max(axis=1, initial=-np.inf).argsort()[:16]
+    return bounds.minimiser[left][order]

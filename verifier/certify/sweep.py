@@ -108,7 +108,7 @@ class Row:
         return self.status not in ("wrong", "error") and self.predicted == self.label
 
     def verdict(self, radius: float) -> str:
-        """"certified", "attacked", "wrong" or "open" at a radius."""
+        """ "certified", "attacked", "wrong" or "open" at a radius."""
         if not self.right:
             return "open" if self.status in ("error", "abstained") else "wrong"
         if self.lower >= radius:
@@ -160,11 +160,14 @@ class Analyst:
     def __init__(self, plan: Plan):
         import torch
 
+        from verifier.certify.radius import RadiusSettings
         from verifier.certify.victim import Classifier
         from verifier.outcome import Soundness
 
         torch.set_num_threads(plan.threads)
         level = Soundness.IEEE_FLOAT if plan.soundness == "float32" else Soundness.REAL_ARITHMETIC
+        # A setting out of range fails here, once, rather than in every row.
+        RadiusSettings(plan.gap_rel, plan.timeout_s, plan.effort, plan.attack_effort, plan.seed, plan.radii)
         self.plan = plan
         self.classifier = Classifier(plan.network, device=plan.device, soundness=level)
         self._smoothed = None if plan.smoothing is None else _smoothed(self.classifier, plan)

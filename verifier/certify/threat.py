@@ -14,7 +14,7 @@ NORMS = (0.0, 1.0, 2.0, math.inf)
 
 
 def norm_name(p: float) -> str:
-    """"l0", "l1", "l2" or "linf"."""
+    """ "l0", "l1", "l2" or "linf"."""
     return "linf" if math.isinf(p) else f"l{p:g}"
 
 

@@ -20,7 +20,9 @@ from verifier.cli.sweep_options import add_sweep_arguments, run_sweep
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The contract of `verifier radius`."""
     add_sweep_arguments(parser)
-    parser.add_argument("--gap", type=float, default=0.05, help="stop at (upper - lower) / upper <= GAP (default: 0.05)")
+    parser.add_argument(
+        "--gap", type=float, default=0.05, help="stop at (upper - lower) / upper <= GAP (default: 0.05)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

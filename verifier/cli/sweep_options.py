@@ -24,12 +24,18 @@ if TYPE_CHECKING:
 def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
     """Data, threat, effort and output."""
     parser.add_argument("network", metavar="NET", help="an ONNX or .nnet file")
-    data = parser.add_argument_group("data (in the network's own input units: nothing is normalised behind your back)")
-    data.add_argument("--data", required=True, metavar="SOURCE", help="a .npz, .csv, IDX or CIFAR .bin file, a folder, or digits")
+    data = parser.add_argument_group("data, in the network's own input units (nothing is normalised)")
+    data.add_argument(
+        "--data", required=True, metavar="SOURCE", help="a .npz, .csv, IDX or CIFAR .bin file, a folder, or digits"
+    )
     data.add_argument("--label", default="-1", metavar="COLUMN", help="label column of a .csv (default: the last)")
-    data.add_argument("--samples", type=count, default=100, metavar="N", help="how many, drawn with --seed (default: 100)")
+    data.add_argument(
+        "--samples", type=count, default=100, metavar="N", help="how many, drawn with --seed (default: 100)"
+    )
     data.add_argument("--start", type=int, default=0, metavar="K", help="draw from row K on only (a test part)")
-    data.add_argument("--valid", metavar="LOW,HIGH", help="valid range of every feature; 'none' for no limit (default: the data's)")
+    data.add_argument(
+        "--valid", metavar="LOW,HIGH", help="valid range of every feature; 'none' for no limit (default: the data's)"
+    )
     threat = parser.add_argument_group("what may change")
     threat.add_argument("--norm", default="linf", help="linf (default), l2, l1, or l0 (number of features)")
     threat.add_argument("--mask", metavar="LIST", help="only these flat features may move: 0,5,10-20")
@@ -43,13 +49,21 @@ def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
     effort.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     effort.add_argument("--soundness", choices=("float32", "real"), default="float32")
     effort.add_argument("--seed", type=int, default=0, metavar="N")
-    smooth = parser.add_argument_group("randomised smoothing (certifies the smoothed classifier, with a stated confidence)")
+    smooth = parser.add_argument_group(
+        "randomised smoothing: certifies the smoothed classifier, with a stated confidence"
+    )
     smooth.add_argument("--method", choices=("proof", "smoothing"), default="proof")
     smooth.add_argument("--noise", choices=("gaussian", "laplace", "uniform", "ablation"), default="gaussian")
-    smooth.add_argument("--sigma", type=float, default=0.25, help="noise scale; features kept for ablation (default: 0.25)")
+    smooth.add_argument(
+        "--sigma", type=float, default=0.25, help="noise scale; features kept for ablation (default: 0.25)"
+    )
     smooth.add_argument("--n", type=count, default=10_000, metavar="N", help="samples that estimate (default: 10000)")
-    smooth.add_argument("--n0", type=count, default=100, metavar="N", help="samples that guess the class (default: 100)")
-    smooth.add_argument("--alpha", type=float, default=0.001, help="probability of a wrong certificate (default: 0.001)")
+    smooth.add_argument(
+        "--n0", type=count, default=100, metavar="N", help="samples that guess the class (default: 100)"
+    )
+    smooth.add_argument(
+        "--alpha", type=float, default=0.001, help="probability of a wrong certificate (default: 0.001)"
+    )
     smooth.add_argument("--order", type=int, choices=(0, 1), default=0, help="1: use the vote's gradient as well")
     out = parser.add_argument_group("output")
     out.add_argument("--out", metavar="DIR", help="rows, report.html, report.json and the tables go here")
@@ -97,7 +111,9 @@ def run_sweep(args: argparse.Namespace, command: str, radii: tuple[float, ...], 
     return 0
 
 
-def _write(args: argparse.Namespace, setup: dict[str, Any], rows: list[Row], x: Any, data: Dataset, spent: float) -> None:
+def _write(
+    args: argparse.Namespace, setup: dict[str, Any], rows: list[Row], x: Any, data: Dataset, spent: float
+) -> None:
     from verifier.report.radius import facts, render
 
     if not rows or (args.out is None and args.plots is None):
@@ -132,8 +148,8 @@ def _prepare(args: argparse.Namespace, radii: tuple[float, ...], gap_rel: float)
     classes = max(2, graph.output_size)
     if int(data.y.max()) >= classes:
         raise SpecError(
-            f"--data: labels go up to {int(data.y.max())}, but the network has {graph.output_size} outputs, classes 0 to "
-            f"{classes - 1}; give data with the network's own classes"
+            f"--data: labels go up to {int(data.y.max())}, but the network has {graph.output_size} outputs, "
+            f"classes 0 to {classes - 1}; give data with the network's own classes"
         )
     nearness = Nearness(
         parse_norm(args.norm), _valid(args, data, graph), _mask(args.mask, x.shape[1]), _scale(args, x)

@@ -191,7 +191,8 @@ def _counterexamples(
             )
         entries.append(
             {
-                "index": row.index, "label": classes[row.label], "rival": _name(row.rival, classes), "pictures": pictures,
+                "index": row.index, "label": classes[row.label], "rival": _name(row.rival, classes),
+                "pictures": pictures,
                 "upper": f"{row.upper:.4g}", "lower": f"{row.lower:.4g}", "reach": f"{reach:.2g}",
                 "changed": int(np.count_nonzero(change)), "size": change.size,
                 "largest": [(int(i), f"{before[i]:.5g}", f"{after[i]:.5g}", f"{change[i]:+.4g}") for i in top],

@@ -1,0 +1,262 @@
+"""Certified radii: how close the ends come, what reuse saves, one table of methods, smoothing speed.
+
+    python benchmarks/radius.py --samples 30                      # networks of specs/
+    python benchmarks/radius.py --instances FOLDER --samples 5    # centres of the boxes in FOLDER/instances.csv
+    python benchmarks/radius.py --part smoothing
+
+Times are processor seconds of one thread, so that other work on the machine does not count; wall
+seconds stand beside them. Results go to benchmarks/results/radius.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from verifier.bounds.interval import propagate
+from verifier.bounds.torch_engine import Enclosed, LazyPlanes
+from verifier.certify.forms import radius_of_form
+from verifier.certify.leaves import Ball
+from verifier.certify.radius import RadiusSettings, certified_radius
+from verifier.certify.threat import Nearness
+from verifier.certify.victim import Classifier
+from verifier.data import open_dataset
+
+HERE = Path(__file__).parent
+SPECS = HERE.parent / "specs"
+TEST_PART = 1500
+Sample = tuple[np.ndarray, int, Nearness]
+
+
+class Clock:
+    """Processor and wall seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._begin = (time.process_time(), time.monotonic())
+
+    def read(self) -> tuple[float, float]:
+        """(processor seconds, wall seconds)."""
+        return time.process_time() - self._begin[0], time.monotonic() - self._begin[1]
+
+
+def digit_samples(classifier: Classifier, count: int, norm: float) -> list[Sample]:
+    """Test digits that the network classifies rightly."""
+    data = open_dataset("digits")
+    near = Nearness(norm, (0.0, 1.0))
+    found: list[Sample] = []
+    for i in range(TEST_PART, len(data)):
+        x = classifier.deployed(classifier.flat(data.x[i]))
+        if classifier.classify(classifier.outputs(x)) == data.y[i]:
+            found.append((x, int(data.y[i]), near))
+        if len(found) == count:
+            break
+    return found
+
+
+def centre_samples(folder: Path, count: int, norm: float) -> Iterator[tuple[str, Classifier, list[Sample]]]:
+    """For every network of a list, the centres of its boxes, held to the class the network gives."""
+    from verifier.spec.load import load_query
+
+    boxes: dict[str, list[str]] = {}
+    with open(folder / "instances.csv", newline="") as file:
+        for line in csv.reader(file):
+            if len(line) >= 2 and line[0] != "onnx":
+                boxes.setdefault(line[0], []).append(line[1])
+    for name, specs in boxes.items():
+        path = next((p for p in (folder / name, folder / f"{name}.gz") if p.exists()), None)
+        if path is None:
+            continue
+        classifier = Classifier(path)
+        samples: list[Sample] = []
+        for spec in specs[:count]:
+            file_path = next(p for p in (folder / spec, folder / f"{spec}.gz") if p.exists())
+            box = load_query(file_path, classifier.graph).problem.cases[0].inputs
+            x = classifier.deployed(0.5 * (box.lower + box.upper))
+            samples.append((x, classifier.classify(classifier.outputs(x)), Nearness(norm)))
+        yield name, classifier, samples
+
+
+def ends(classifier: Classifier, samples: list[Sample], timeout_s: float) -> tuple[str, list[float], list[float]]:
+    """One line of the table of ends, and both ends of every sample."""
+    lower, upper, spent, wall, within = [], [], [], [], 0
+    for x, label, near in samples:
+        clock = Clock()
+        found = certified_radius(classifier, x, label, nearness=near, settings=RadiusSettings(timeout_s=timeout_s))
+        cpu, real = clock.read()
+        spent.append(cpu)
+        wall.append(real)
+        lower.append(found.lower)
+        upper.append(found.upper)
+        within += found.gap_rel <= 0.05
+    line = (
+        f"{len(samples)} | {100 * within / len(samples):.0f} % | {np.mean(lower):.5f} | {np.mean(upper):.5f} | "
+        f"{np.mean(spent):.2f} | {np.max(spent):.2f} | {np.mean(wall):.2f}"
+    )
+    return line, lower, upper
+
+
+def plain_radius(classifier: Classifier, sample: Sample, method: str, upper: float) -> float:
+    """Radius proved by one pass of a method, by bisection from the attacked radius down."""
+    x, label, near = sample
+    near = near.sized(len(x))
+    rows = classifier.engine.tensor(classifier.rows(label).coeffs)
+
+    def proved(radius: float) -> float:
+        if method == "CROWN":
+            ball = Ball(classifier.engine, near, x, radius)
+            return ball.certified(ball.rows(rows)[1])
+        inputs = near.input_set(x, radius)
+        lower, upper_ends = classifier.engine.boxes(inputs.lower[None], inputs.upper[None])
+        with torch.no_grad():
+            box = propagate(classifier.engine.network, lower, upper_ends)
+            if method == "IBP":
+                names = classifier.engine.network.graph.outputs
+                low = torch.cat([box.lower[n].flatten(1) for n in names], 1).double()
+                high = torch.cat([box.upper[n].flatten(1) for n in names], 1).double()
+                worst = rows.double().clamp(min=0) @ low[0] + rows.double().clamp(max=0) @ high[0]
+                return radius if bool((worst > 1e-9).all()) else 0.0
+            found = Enclosed(torch.zeros_like(lower), box, LazyPlanes(classifier.engine.network, box))
+            _, form = classifier.engine.bound_rows(rows.unsqueeze(0), found, lower, upper_ends)
+        return radius_of_form(classifier.engine, form, near, x, radius)
+
+    best, low, high = 0.0, 0.0, upper
+    for _ in range(12):
+        middle = 0.5 * (low + high)
+        value = proved(middle)
+        best = max(best, value)
+        low, high = (middle, high) if value >= middle else (max(low, value), middle)
+    return best
+
+
+def methods(classifier: Classifier, samples: list[Sample], timeout_s: float) -> dict[str, float]:
+    """Geometric mean radius of every method, loosest first."""
+    found: dict[str, list[float]] = {}
+    for x, label, near in samples:
+        full = certified_radius(classifier, x, label, nearness=near, settings=RadiusSettings(timeout_s=timeout_s))
+        settings = RadiusSettings(timeout_s=timeout_s, effort="slopes")
+        slopes = certified_radius(classifier, x, label, nearness=near, settings=settings)
+        for method in ("IBP", "CROWN-IBP", "CROWN"):
+            found.setdefault(method, []).append(plain_radius(classifier, (x, label, near), method, full.upper))
+        found.setdefault("alpha-CROWN", []).append(max(slopes.lower, found["CROWN"][-1]))
+        found.setdefault("branch and bound", []).append(max(full.lower, slopes.lower))
+        found.setdefault("attack", []).append(full.upper)
+    return {name: float(np.exp(np.log(np.maximum(values, 1e-12)).mean())) for name, values in found.items()}
+
+
+def independent(classifier: Classifier, sample: Sample, upper: float) -> tuple[float, float, int]:
+    """Bisection by separate queries to the same gap: (lower, processor seconds, queries)."""
+    from verifier.api import verify
+    from verifier.settings import Settings
+    from verifier.spec.problem import classification_problem
+    from verifier.spec.query import query_of
+
+    x, label, near = sample
+    valid = None if near.valid is None else (0.0, 1.0)
+    low, high, queries, clock = 0.0, upper, 0, Clock()
+    while (high - low) > 0.05 * high and queries < 40:
+        middle = 0.5 * (low + high) if low == 0 else math.sqrt(low * high)
+        problem = classification_problem(x, middle, near.norm, label, classifier.classes, valid=valid)
+        report = verify(classifier.source, query_of(classifier.graph, problem), Settings(timeout_s=60, threads=1))
+        low, high = (middle, high) if report.verdict.value == "unsat" else (low, middle)
+        queries += 1
+    return low, clock.read()[0], queries
+
+
+def reuse(classifier: Classifier, samples: list[Sample]) -> str:
+    """Processor seconds of one shared search and of separate queries."""
+    shared, separate, queries = 0.0, 0.0, 0
+    for sample in samples:
+        x, label, near = sample
+        clock = Clock()
+        found = certified_radius(classifier, x, label, nearness=near, settings=RadiusSettings(timeout_s=120))
+        shared += clock.read()[0]
+        low, spent, count = independent(classifier, sample, 0.5)
+        separate, queries = separate + spent, queries + count
+        assert low <= found.upper and found.lower <= found.upper
+    return f"{len(samples)} | {shared:.1f} | {separate:.1f} | {queries} | {separate / shared:.1f}x"
+
+
+def smoothing(samples: int) -> str:
+    """Seconds for one smoothed certificate of the digit CNN."""
+    from verifier.bounds.torch_engine import TorchEngine
+    from verifier.certify.smoothing import Gaussian, Sampling, SmoothedClassifier
+    from verifier.certify.victim import GraphScores
+
+    classifier = Classifier(SPECS / "onnx" / "conv.onnx")
+    module = GraphScores(TorchEngine(classifier.graph, dtype=torch.float32)).eval()
+    smoothed = SmoothedClassifier(module, Gaussian(0.25), Sampling(100, samples, 0.001))
+    x, _, _ = digit_samples(classifier, 1, 2.0)[0]
+    clock = Clock()
+    found = smoothed.certify(x.astype(np.float32))
+    cpu, wall = clock.read()
+    return f"{samples} | {cpu:.2f} | {wall:.2f} | {found.p_lower:.5f} | {found.radius:.4f}"
+
+
+def table(head: str, lines: list[str]) -> str:
+    """A Markdown table."""
+    columns = head.count("|") + 1
+    return "\n".join([f"| {head} |", "|" + "---|" * columns, *(f"| {line} |" for line in lines), ""])
+
+
+def main() -> None:
+    """Measure the parts asked for and write them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--part", choices=("ends", "methods", "reuse", "smoothing", "all"), default="all")
+    parser.add_argument("--networks", nargs="+", default=["fc", "conv"], help="names in specs/onnx")
+    parser.add_argument("--instances", type=Path, nargs="*", default=[], help="folders with an instances.csv")
+    parser.add_argument("--norms", nargs="+", default=["inf", "2"])
+    parser.add_argument("--samples", type=int, default=20)
+    parser.add_argument("--timeout", type=float, default=30.0)
+    parser.add_argument("--commit", default="", help="named in the results")
+    parser.add_argument("--date", default="", help="named in the results")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "radius.md")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    text = [
+        "# Certified radii",
+        "",
+        f"2 cores, AMD EPYC, CPU only, one thread; {args.date}, commit {args.commit}. Times are processor seconds.",
+        "",
+    ]
+    cases = [(name, Classifier(SPECS / "onnx" / f"{name}.onnx")) for name in args.networks]
+    if args.part in ("ends", "all"):
+        lines = []
+        for norm in map(float, args.norms):
+            for name, classifier in cases:
+                samples = digit_samples(classifier, args.samples, norm)
+                lines.append(f"{name} | l{norm:g} | {ends(classifier, samples, args.timeout)[0]}")
+                print(lines[-1], flush=True)
+            for folder in args.instances:
+                for name, classifier, samples in centre_samples(folder, args.samples, norm):
+                    lines.append(f"{name} | l{norm:g} | {ends(classifier, samples, args.timeout)[0]}")
+                    print(lines[-1], flush=True)
+        head = "network | norm | samples | within 5 % | mean lower | mean upper | mean s | most s | mean wall s"
+        text += ["## Both ends", "", table(head, lines)]
+    if args.part in ("methods", "all"):
+        for name, classifier in cases:
+            found = methods(classifier, digit_samples(classifier, args.samples, math.inf), args.timeout)
+            print(name, found, flush=True)
+            lines = [f"{method} | {value:.5f}" for method, value in found.items()]
+            text += [f"## Geometric mean linf radius, {name}", "", table("method | radius", lines)]
+    if args.part in ("reuse", "all"):
+        lines = [f"{name} | {reuse(c, digit_samples(c, min(args.samples, 5), math.inf))}" for name, c in cases]
+        print(lines, flush=True)
+        head = "network | samples | one search s | separate queries s | queries | ratio"
+        text += ["## Work reused between radii", "", table(head, lines)]
+    if args.part in ("smoothing", "all"):
+        line = smoothing(100_000)
+        print(line, flush=True)
+        text += ["## Smoothing of a digit CNN", "", table("samples | s | wall s | p lower | radius", [line])]
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text("\n".join(text), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
