@@ -58,14 +58,22 @@ def main() -> None:
                 break
         seconds, solved = time.monotonic() - start, sum(p.subproblems for p in proofs)
         subproblems, spent = subproblems + solved, spent + seconds
+        points = [p.point for p in proofs if p.point is not None]
+        if points and np.any(state.engine.evaluate(np.stack(points)) @ coeffs.T <= limits):
+            counts["unsafe"] += 1
+            print(f"{spec}: unsafe, by the point of a leaf after {solved} subproblems, {seconds:.1f} s", flush=True)
+            continue
         done = len(proofs) == len(left) and all(p.refuted for p in proofs)
         counts["closed" if done else "open"] += 1
         print(f"{spec}: {len(left)} clauses open after alpha-CROWN (worst {lower.min():.4f}); "
               f"{'closed' if done else 'open'} after {solved} subproblems, {seconds:.1f} s", flush=True)  # fmt: skip
         if counts["closed"] + counts["open"] >= args.most:
             break
-    print(f"{args.network}: {counts['crown']} closed by alpha-CROWN, {counts['unsafe']} attacked, {counts['closed']} closed by "
-          f"branch and bound, {counts['open']} open; {subproblems / max(spent, 1e-9):.1f} subproblems/s")  # fmt: skip
+    print(
+        f"{args.network}: {counts['crown']} closed by alpha-CROWN, {counts['unsafe']} unsafe, {counts['closed']} closed "
+        f"by branch and bound, {counts['open']} open; "
+        f"{subproblems / max(spent, 1e-9):.1f} subproblems/s"
+    )
 
 
 if __name__ == "__main__":

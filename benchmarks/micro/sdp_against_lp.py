@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ def digit_network(width: int, seed: int) -> tuple[Graph, np.ndarray, np.ndarray]
     images, labels = load_digits(return_X_y=True)
     x, y = torch.tensor(images / 16.0, dtype=torch.float32), torch.tensor(labels)
     sizes = (64, width, width, 10)
-    layers = [torch.nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False)]
+    layers = [torch.nn.Linear(a, b) for a, b in pairwise(sizes)]
     net = torch.nn.Sequential(layers[0], torch.nn.ReLU(), layers[1], torch.nn.ReLU(), layers[2])
     adam = torch.optim.Adam(net.parameters(), lr=3e-3, weight_decay=1e-5)
     for _ in range(150):
@@ -57,7 +58,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=120.0, help="for SCS and for the ascent, each")
     args = parser.parse_args()
     graph, images, labels = digit_network(args.width, 0)
-    print("| image | unstable | LP | SDP | attack | gap closed | LP s | SDP s | SCS said |\n|--:|--:|--:|--:|--:|--:|--:|--:|:--|")
+    print("| image | unstable | LP | SDP | attack | gap closed | LP s | SDP s | SCS said |")
+    print("|--:|--:|--:|--:|--:|--:|--:|--:|:--|")
     wins, total, index = 0, 0, 0
     while total < args.images:
         image, label = images[index], labels[index]

@@ -75,12 +75,10 @@ def last_mile(
     cost, limit = model.cost(clause.coeffs[0]), float(clause.limits[0])
     strict = not bool(clause.strict[0])
 
-    def stopped() -> bool:
-        return time.monotonic() >= deadline or cancelled()
-
     if can_branch(model) and (inputs.ball is None or inputs.ball.p == 1):
-        found = prove_above(model, cost, limit, stopped, strict=strict)
-        return ClauseProof(found.closed, found.subproblems, float(np.nextafter(found.lower - limit, -np.inf)), found.point)
+        found = prove_above(model, cost, limit, deadline, strict=strict, cancelled=cancelled)
+        margin = float(np.nextafter(found.lower - limit, -np.inf))
+        return ClauseProof(found.closed, found.subproblems, margin, found.point)
     answer = LpSession(model, inputs).bound(cost, max(deadline - time.monotonic(), 0.0))
     refuted = answer.bound > limit or (not strict and answer.bound >= limit)
     point = None if answer.point is None else answer.point[model.inputs]
@@ -132,7 +130,9 @@ def refine_neurons(
     return bounds
 
 
-def _refine(model: LinearModel, inputs: InputSet, positions: np.ndarray, ends: Interval, stop: float, threads: int) -> bool:
+def _refine(
+    model: LinearModel, inputs: InputSet, positions: np.ndarray, ends: Interval, stop: float, threads: int
+) -> bool:
     """Tighten `ends` in place; False when the model is proved empty."""
     low, high = ends
     if positions.size and (positions.min() < 0 or positions.max() >= low.size):

@@ -41,18 +41,24 @@ def can_branch(model: LinearModel) -> bool:
 
 
 def prove_above(
-    model: LinearModel, cost: np.ndarray, target: float, stopped: Callable[[], bool], *, strict: bool = True
+    model: LinearModel,
+    cost: np.ndarray,
+    target: float,
+    deadline: float,
+    *,
+    strict: bool = True,
+    cancelled: Callable[[], bool] = bool,
 ) -> TreeResult:
     """Prove min cost @ columns > target (>= where not `strict`) by depth-first splitting.
 
     Args:
         model: one with `can_branch`.
         cost: float64 [C].
-        stopped: asked before every LP.
+        deadline: time.monotonic() value to stop at; cancelled: asked before every LP.
     Property: `closed` only with a proof of every leaf; gives up at a leaf without unstable neurons.
     Source: Tjeng et al. 2019, arXiv:1711.07356; Bunel et al. 2020, JMLR 21(42).
     """
-    return _HotTree(model, cost, target, strict).run(stopped)
+    return _HotTree(model, cost, target, strict).run(deadline, cancelled)
 
 
 class _HotTree:
@@ -68,23 +74,23 @@ class _HotTree:
         self.rows = self._rows()
         self.sides: dict[int, int] = {}
 
-    def run(self, stopped: Callable[[], bool]) -> TreeResult:
+    def run(self, deadline: float, cancelled: Callable[[], bool]) -> TreeResult:
         """Depth first; a leaf is (sides of split neurons, bound it inherits)."""
         stack: list[tuple[dict[int, int], float]] = [({}, -np.inf)]
         lower, solved, point = np.inf, 0, None
         while stack:
-            if stopped():
+            if cancelled() or time.monotonic() >= deadline:
                 lower = min(lower, *(bound for _, bound in stack))
                 return TreeResult(False, solved, lower, point)
             sides, inherited = stack.pop()
             self._go_to(sides)
             solved += 1
-            bound, duals, x = self._bound()
+            bound, duals, x = self._bound(deadline)
             bound = max(bound, inherited)
             if self._closes(bound):
                 lower = min(lower, bound)
                 continue
-            neuron = -1 if x is None else self._choose(sides, duals, x)
+            neuron = self._widest(sides) if x is None else self._choose(sides, duals, x)
             if neuron < 0:
                 lower = min(lower, bound, *(b for _, b in stack)) if stack else min(lower, bound)
                 return TreeResult(False, solved, lower, None if x is None else x[self.model.inputs])
@@ -98,9 +104,10 @@ class _HotTree:
         # Written positively: NaN closes nothing.
         return bound > self.target or (not self.strict and bound >= self.target)
 
-    def _bound(self) -> tuple[float, np.ndarray, np.ndarray | None]:
+    def _bound(self, deadline: float) -> tuple[float, np.ndarray, np.ndarray | None]:
         model = replace(self.model, col_lower=self.low, col_upper=self.high)
-        found = self.solver.solve(self.cost)
+        left = None if deadline == np.inf else max(deadline - time.monotonic(), 0.01)
+        found = self.solver.solve(self.cost, left)
         if found.infeasible:
             for ray in (found.duals, -found.duals):
                 if proves_infeasible(model, ray):
@@ -119,6 +126,14 @@ class _HotTree:
         score[list(sides)] = 0.0
         best = int(score.argmax()) if score.size else -1
         return best if best >= 0 and score[best] > 0.0 else -1
+
+    def _widest(self, sides: dict[int, int]) -> int:
+        """The widest undecided neuron, where the solver gave no point to judge by; -1 if none is left."""
+        low, high = self.low[self.pre], self.high[self.pre]
+        width = np.where((low < self.knot) & (self.knot < high), high - low, 0.0)
+        width[list(sides)] = 0.0
+        best = int(width.argmax()) if width.size else -1
+        return best if best >= 0 and width[best] > 0.0 else -1
 
     def _go_to(self, sides: dict[int, int]) -> None:
         """Change the solver's bounds from the last leaf's to this one's."""
