@@ -70,8 +70,8 @@ def main() -> None:
         if counts["closed"] + counts["open"] >= args.most:
             break
     print(
-        f"{args.network}: {counts['crown']} closed by alpha-CROWN, {counts['unsafe']} unsafe, {counts['closed']} closed "
-        f"by branch and bound, {counts['open']} open; "
+        f"{args.network}: {counts['crown']} closed by alpha-CROWN, {counts['unsafe']} unsafe, {counts['closed']} "
+        f"closed by branch and bound, {counts['open']} open; "
         f"{subproblems / max(spent, 1e-9):.1f} subproblems/s"
     )
 
