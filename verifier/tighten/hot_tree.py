@@ -140,7 +140,7 @@ class _HotTree:
         for neuron in [n for n, side in self.sides.items() if sides.get(n) != side]:
             pre, post = self.pre[neuron], self.post[neuron]
             self._columns(pre, self.model.col_lower[pre], self.model.col_upper[pre])
-            self._columns(post, self.model.col_lower[post], self.model.col_upper[post])
+            self.solver.change_column(int(post), self.model.col_lower[post], self.model.col_upper[post])
             for row, _ in self.rows[neuron]:
                 self._row(row, self.model.row_lower[row], self.model.row_upper[row])
             del self.sides[neuron]
@@ -157,10 +157,9 @@ class _HotTree:
         slope = self.slope[neuron, side]
         ends = self.at_knot[neuron] + slope * (np.array([low, high]) - knot)
         pad = 1e-9 * (1.0 + np.abs(ends).max())
-        self._columns(
-            post, max(ends.min() - pad * (slope != 0), self.model.col_lower[post]),
-            min(ends.max() + pad * (slope != 0), self.model.col_upper[post]),
-        )  # fmt: skip
+        # Only the solver is told: the bound keeps the proved range of `post`, deployed rounding included.
+        post_low = max(ends.min() - pad, self.model.col_lower[post])
+        self.solver.change_column(int(post), post_low, max(min(ends.max() + pad, self.model.col_upper[post]), post_low))
         offset = self.at_knot[neuron] - slope * knot
         for row, its_slope in self.rows[neuron]:
             if its_slope == slope:
