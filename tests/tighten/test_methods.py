@@ -1,5 +1,7 @@
 """Every named method: published order, soundness against samples with tolerance zero, errors instead of bounds."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from nets import dense_net, exact_minimum
@@ -34,7 +36,7 @@ def test_published_order_and_exactness_on_small_nets(seed):
     graph, box = dense_net([3, 4, 3, 2], seed), lp_ball(np.full(3, 0.1), 0.6)
     session = BoundSession(graph, problem_of(box), FAST)
     found = {name: session.bound(name).lower for name in METHODS if name != "sdp-crown"}
-    for weaker, stronger in zip(CHAIN, CHAIN[1:], strict=False):
+    for weaker, stronger in pairwise(CHAIN):
         assert np.all(found[weaker] <= found[stronger]), (weaker, stronger)
     assert np.all(found["ibp"] <= found["fast-lin"])
     assert np.array_equal(found["fast-lin"], found["cnn-cert"])

@@ -68,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
 
         graph, problem = _read(args)
         level = Soundness.IEEE_FLOAT if args.soundness == "float32" else Soundness.REAL_ARITHMETIC
-        session = BoundSession(graph, problem, MethodSettings(timeout_s=args.timeout, soundness=level, cancelled=pressed))
+        settings = MethodSettings(timeout_s=args.timeout, soundness=level, cancelled=pressed)
+        session = BoundSession(graph, problem, settings)
         coeffs, limits, case, _ = session.rows()
         if not len(limits):
             raise SpecError(f"{args.spec}: the property has no rows to bound")
@@ -124,7 +125,7 @@ def _read(args: argparse.Namespace) -> tuple[Any, Problem]:
 
     graph = load_network(args.network)
     if graph.output_size < 2:
-        raise SpecError(f"{args.spec}: a ball asks for the class to stay, but the network has one output; use a VNN-LIB file")
+        raise SpecError(f"{args.spec}: a ball is about the class, but the network has one output; use a VNN-LIB file")
     inputs = read_ball(args.spec, graph, args.norm)
     center = inputs.ball.center if inputs.ball is not None else 0.5 * (inputs.lower + inputs.upper)
     label = int(evaluate(graph, center)[0].argmax())

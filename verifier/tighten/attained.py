@@ -81,7 +81,7 @@ def _into_ball(ball: Ball, points: np.ndarray) -> np.ndarray:
         budget = int(ball.radius)
         order = np.argsort(-np.abs(move), axis=1)[:, budget:]
         points = points.copy()
-        np.put_along_axis(points, order, np.broadcast_to(center, points.shape)[np.arange(len(points))[:, None], order], 1)
+        np.put_along_axis(points, order, center[order], 1)
         return points
     size = np.abs(move).sum(axis=1) if ball.p == 1 else np.linalg.norm(move, axis=1)
     # A hair inside, so that rounding does not leave the ball.

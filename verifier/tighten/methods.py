@@ -396,7 +396,7 @@ def _endings(notes: tuple[str, ...] | list[str]) -> tuple[str, ...]:
 METHODS: dict[str, Method] = {
     "ibp": Method("interval propagation", _ibp),
     "fast-lin": Method("parallel lines of relu, one backward pass", _fast_lin),
-    "cnn-cert": Method("fast-lin's lines on kinked activations, convolutions and curved activations too", _pass("parallel")),
+    "cnn-cert": Method("fast-lin's lines on kinked activations, curved ones too", _pass("parallel")),
     "deeppoly": Method("least-area relu lines, S-shaped ones with the smaller end slope", _pass("deeppoly")),
     "crown": Method("adaptive lines, one backward pass", _pass("crown")),
     "alpha-crown": Method("crown with optimised slopes, in intermediate layers too", _alpha),

@@ -190,7 +190,8 @@ class _Ranges:
             child_high[2 * at[0], axis], child_low[2 * at[0] + 1, axis] = middle, middle
             found = engine.bound_boxes(child_low, child_high, rows)
             inherited = np.maximum(found.lower[:, 0], np.repeat(value[worst], 2))
-            self._reach(row, 0.5 * (child_low + child_high))
+            # Where each child's form is smallest is where the row is likely to be.
+            self._reach(row, np.where(found.coeffs[:, 0] >= 0, child_low, child_high))
             low, high = np.concatenate([low[rest], child_low]), np.concatenate([high[rest], child_high])
             value = np.concatenate([value[rest], inherited])
             forms = np.concatenate([forms[rest], np.abs(found.coeffs[:, 0])])

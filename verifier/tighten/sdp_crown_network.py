@@ -190,6 +190,10 @@ class _Ascent:
             self.partner[neurons.pre] = neurons.post
             below[neurons.pre], above[neurons.pre] = line_slopes(model, neurons, parallel=False)
         self.slopes = torch.as_tensor(np.stack([below, above])).expand(len(costs), -1, -1).clone()
+        self.ends = {}
+        for neurons in model.neurons:
+            z = neurons.curve.segment_ends(model.col_lower[neurons.pre], model.col_upper[neurons.pre])
+            self.ends[int(neurons.pre[0])] = torch.as_tensor(z), torch.as_tensor(neurons.curve.value(z))
         self.blocks = []
         for begin, end in reversed(model.definitions):
             rows = model.matrix[begin:end]
@@ -228,8 +232,7 @@ class _Ascent:
                 total = total + torch.maximum(single[:, coupling.pre].sum(1), self.ball(coupling, d, log_share[:, g]))
         total = total + single[:, alone].sum(1)
         for neurons in self.model.neurons:
-            z = torch.as_tensor(neurons.curve.segment_ends(self.model.col_lower[neurons.pre], self.model.col_upper[neurons.pre]))
-            f = torch.as_tensor(neurons.curve.value(z.numpy()))
+            z, f = self.ends[int(neurons.pre[0])]
             own = (d[:, neurons.pre, None] * z + d[:, neurons.post, None] * f).min(2).values.sum(1)
             if int(neurons.pre[0]) in coupled:
                 g, coupling = coupled[int(neurons.pre[0])]

@@ -67,6 +67,14 @@ class HighsSolver(Solver):
         point = np.array(found.col_value) if found.value_valid else None
         return Solution(duals, point, False, highs.modelStatusToString(status))
 
+    def change_column(self, column: int, lower: float, upper: float) -> None:
+        """Other bounds of one column, for the solves to come."""
+        self._highs.changeColBounds(column, lower, upper)
+
+    def change_row(self, row: int, lower: float, upper: float) -> None:
+        """Other bounds of one row, for the solves to come."""
+        self._highs.changeRowBounds(row, lower, upper)
+
     def _ray(self) -> np.ndarray:
         """A Farkas ray; presolve proves infeasibility without one, so it is solved again without."""
         highs = self._highs

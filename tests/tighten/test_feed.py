@@ -1,0 +1,75 @@
+"""What the search is given: proofs against enumeration, tightened neurons against samples."""
+
+import time
+
+import numpy as np
+import pytest
+from nets import dense_net, exact_minimum
+
+from verifier.errors import ShapeError
+from verifier.graph.evaluate import evaluate, evaluate_all
+from verifier.spec.problem import Clause, lp_ball
+from verifier.tighten.dual import layerwise_bounds
+from verifier.tighten.feed import Known, last_mile, refine_neurons
+
+ROW = np.array([[1.0, -1.0]])
+
+
+def clause(limit, rows=ROW, strict=False):
+    return Clause(rows, np.full(len(rows), limit), np.full(len(rows), strict))
+
+
+@pytest.mark.parametrize("activation", ["Relu", "LeakyRelu", "Abs"])
+@pytest.mark.parametrize("seed", range(3))
+def test_last_mile_decides_as_sampling_does(seed, activation):
+    attrs = {"alpha": 0.1} if activation == "LeakyRelu" else {}
+    graph, box = dense_net([3, 5, 4, 2], seed, activation, **attrs), lp_ball(np.full(3, 0.1), 0.8)
+    values = evaluate(graph, np.random.default_rng(0).uniform(box.lower, box.upper, size=(20000, 3))) @ ROW[0]
+    lowest, known = float(values.min()), Known(layerwise_bounds(graph, box))
+    false = last_mile(graph, box, clause(lowest), known, np.inf)
+    assert not false.refuted and false.margin <= 0.0
+    if activation == "Relu":
+        lowest = exact_minimum(graph, box, ROW[0])
+        true = last_mile(graph, box, clause(lowest - 1e-4), known, np.inf)
+        assert true.refuted and 0.0 < true.margin <= 1.1e-4
+    assert last_mile(graph, box, clause(lowest - 0.2), known, np.inf).refuted
+
+
+def test_conjunctions_are_refuted_as_a_whole():
+    """Neither row alone can be refuted, both together can: y0 - y1 <= -a and y1 - y0 <= -a."""
+    graph, box = dense_net([3, 6, 2], 2), lp_ball(np.zeros(3), 1.0)
+    values = evaluate(graph, np.random.default_rng(0).uniform(-1, 1, size=(4000, 3))) @ ROW[0]
+    a = 0.5 * min(-values.min(), values.max())
+    assert a > 0
+    both = np.concatenate([ROW, -ROW])
+    known = Known({})
+    for row in (ROW, -ROW):
+        assert not last_mile(graph, box, clause(-a, row), known, np.inf).refuted
+    assert last_mile(graph, box, clause(-a, both), known, np.inf).refuted
+
+
+def test_time_and_cancelling_prove_nothing_false():
+    graph, box = dense_net([3, 6, 2], 2), lp_ball(np.zeros(3), 1.0)
+    late = last_mile(graph, box, clause(-100.0), Known({}), time.monotonic() - 1.0)
+    assert not late.refuted and late.margin == -np.inf
+    assert not last_mile(graph, box, clause(-100.0), Known({}), np.inf, lambda: True).refuted
+    with pytest.raises(ShapeError, match="N_out"):
+        last_mile(graph, box, clause(0.0, np.ones((1, 3))), Known({}), np.inf)
+
+
+def test_refined_neurons_are_sound_and_tighter():
+    graph, box = dense_net([4, 10, 10, 10, 2], 3), lp_ball(np.zeros(4), 0.5)
+    known = Known(layerwise_bounds(graph, box))
+    wanted = {"z1": np.arange(10), "z2": np.array([3, 1, 2])}
+    found = refine_neurons(graph, box, known, wanted, np.inf)
+    values = evaluate_all(graph, np.random.default_rng(0).uniform(-0.5, 0.5, size=(4000, 4)))
+    for name, (low, high) in found.items():
+        sample = values[name].reshape(4000, -1)
+        assert np.all(low <= sample.min(axis=0)) and np.all(sample.max(axis=0) <= high)
+        assert np.all(low >= known.intermediate[name][0]) and np.all(high <= known.intermediate[name][1])
+    width = [found["z2"][1] - found["z2"][0], known.intermediate["z2"][1] - known.intermediate["z2"][0]]
+    assert np.all(width[0][[1, 2, 3]] < width[1][[1, 2, 3]] - 1e-6)
+    none = refine_neurons(graph, box, known, wanted, time.monotonic() - 1.0)
+    assert all(np.array_equal(none[n][0], known.intermediate[n][0]) for n in known.intermediate)
+    with pytest.raises(ShapeError, match="no nodes"):
+        refine_neurons(graph, box, known, {"nothing": np.arange(1)}, np.inf)
