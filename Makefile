@@ -26,7 +26,7 @@ demo: demo-report/index.html
 
 demo-report/index.html: demo-report/results.csv
 	@$(BIN)/python -m verifier report demo-report/results.csv --details demo-report/details.jsonl \
-	  --instances specs/instances.csv --out $@
+	  --instances specs/instances.csv --originals specs/originals.json --out $@
 
 demo-report/results.csv: $(BUILD) $(SOURCES) specs/instances.csv
 	@mkdir -p demo-report

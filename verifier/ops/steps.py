@@ -100,7 +100,10 @@ class _Staircase(Elementwise):
         return torch.where(stair.jumps, lower, 0.0), torch.where(stair.jumps, upper, 0.0)
 
     def surrogate(self, x: Tensor, node: Node) -> Tensor:
-        """Straight through: the value of f, the gradient of the identity. Source: Bengio et al. 2013, arXiv:1308.3432."""
+        """Straight through: the value of f, the gradient of the identity.
+
+        Source: Bengio et al. 2013, arXiv:1308.3432.
+        """
         return self.value(x, node).detach() + (x - x.detach())
 
     def split_point(self, lower: Tensor, upper: Tensor, node: Node) -> Tensor:

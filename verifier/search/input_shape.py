@@ -23,7 +23,7 @@ def shrink(inputs: InputSet, lower: np.ndarray, upper: np.ndarray) -> tuple[np.n
             shrink_to_halfspace(np.broadcast_to(row, lower.shape), np.full(len(lower), limit), lower, upper)
     if inputs.ball is not None:
         _shrink_to_ball(inputs.ball, lower, upper)
-    return lower, upper, np.asarray(lower <= upper).all(axis=1)
+    return lower, upper, np.logical_and.reduce(lower <= upper, axis=1)
 
 
 def shrink_to_halfspace(coeffs: np.ndarray, limit: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:

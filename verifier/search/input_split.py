@@ -103,7 +103,7 @@ def split_inputs(engine: BoxEngine, group: Group, falsifier: Falsifier, run: Run
         if first and len(pool) == 0:
             run.bound_before = float(clause_worst.min())
             first = False
-        is_open = ~proved.all(axis=1)
+        is_open = ~np.logical_and.reduce(proved, axis=1)
         if is_open.any():
             lower, upper, owner, worst = lower[is_open], upper[is_open], owner[is_open], worst[is_open]
             bounds = _pick(bounds, is_open)
@@ -167,7 +167,7 @@ def clip(
         here = (~proved[:, clause] & np.all(low <= high, axis=1))[:, None]
         new_low = np.where(here, np.minimum(new_low, low), new_low)
         new_high = np.where(here, np.maximum(new_high, high), new_high)
-    alive = np.asarray(new_low <= new_high).all(axis=1)
+    alive = np.logical_and.reduce(new_low <= new_high, axis=1)
     return new_low, new_high, alive
 
 

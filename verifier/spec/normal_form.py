@@ -39,13 +39,15 @@ NormalForm = list[Branch]
 """The union of its branches; [] is false."""
 
 
-def conjunction(parts: Iterable[Row | NormalForm], columns: ColumnTable) -> NormalForm:
-    """All of `parts`.
+def conjunction(
+    parts: Iterable[Row | NormalForm], columns: ColumnTable, bounds: Bounds | None = None
+) -> NormalForm:
+    """All of `parts`, within `bounds` (which is taken over and changed).
 
     Raises:
         SpecError: the result would exceed MAX_CLAUSES clauses.
     """
-    simple = _Conjunct(columns)
+    simple = _Conjunct(columns, bounds)
     forms: list[NormalForm] = []
     for part in parts:
         if isinstance(part, Row):
@@ -84,9 +86,9 @@ def disjunction(parts: Iterable[Row | NormalForm], columns: ColumnTable) -> Norm
 class _Conjunct:
     """Rows and one-clause branches being conjoined, in time linear in their number."""
 
-    def __init__(self, columns: ColumnTable) -> None:
+    def __init__(self, columns: ColumnTable, bounds: Bounds | None = None) -> None:
         self._n_inputs = columns.n_inputs
-        self._bounds: Bounds = {}
+        self._bounds: Bounds = {} if bounds is None else bounds
         self._input_rows: list[Row] = []
         self._clause: list[Row] = []
         self._false = False

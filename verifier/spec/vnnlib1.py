@@ -18,7 +18,7 @@ import numpy as np
 from verifier.errors import ShapeError, SpecError, VerifierError
 from verifier.spec import rows as exact
 from verifier.spec.columns import ColumnTable
-from verifier.spec.normal_form import NormalForm, conjunction, disjunction
+from verifier.spec.normal_form import Bounds, NormalForm, conjunction, disjunction
 from verifier.spec.rows import Polynomial, Row
 
 _ATOM = r"([XY]_\d{1,9}|[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
@@ -36,6 +36,7 @@ _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\Z")
 _VARIABLE = re.compile(r"([XY])_(\d{1,9})\Z")
 _COMPARISONS = frozenset(("<=", ">=", "<", ">", "="))
 _ARITHMETIC = frozenset("+-*")
+_FREE = (-math.inf, math.inf)
 _LOGIC = frozenset(("and", "or", "assert"))
 _IGNORED = frozenset(("set-logic", "set-info", "set-option", "check-sat", "get-model", "exit"))
 
@@ -85,11 +86,12 @@ def _line_of_token(text: str, index: int) -> int:
 class _Frame:
     """An open parenthesis: its head symbol, the values read so far, and its token number."""
 
-    __slots__ = ("head", "token", "values")
+    __slots__ = ("bounds", "head", "token", "values")
 
     def __init__(self, head: str, token: int) -> None:
         self.head, self.token = head, token
         self.values: list[Any] = []
+        self.bounds: Bounds = {}
 
 
 class _Reader:
@@ -117,7 +119,10 @@ class _Reader:
             elif inner_op:
                 if not stack or stack[-1].head not in _LOGIC:
                     raise SpecError("a comparison is only legal inside assert, and, or")
-                stack[-1].values.append(self._comparison(inner_op, inner_left, inner_right))
+                frame = stack[-1]
+                taken = frame.head == "and" and inner_left[0] == "X"
+                if not (taken and self._bound(frame, inner_op, inner_left, inner_right)):
+                    frame.values.append(self._comparison(inner_op, inner_left, inner_right))
             elif word == ")":
                 self._close()
             elif word:
@@ -147,6 +152,23 @@ class _Reader:
                 self.lower[column] = value
         else:
             self.parts.append(self._comparison(op, left, right))
+
+    def _bound(self, frame: _Frame, op: str, left: str, right: str) -> bool:
+        """Take a closed bound of one input straight into an `and`'s box; False for anything else.
+
+        Files of a hundred thousand boxes consist of these.
+        """
+        if right[0] in "XY" or len(op) != 2 or op[1] != "=":
+            return False
+        column, value = int(left[2:]), float(right)
+        if column >= self.n_inputs or value - value != 0.0 or op[0] not in "<>":
+            return False
+        low, high = frame.bounds.get(column, _FREE)
+        if op == "<=":
+            frame.bounds[column] = (low, value if value < high else high)
+        else:
+            frame.bounds[column] = (value if value > low else low, high)
+        return True
 
     def _comparison(self, op: str, left: str, right: str) -> Row | NormalForm:
         """A comparison between two atoms; see `rows.rounded_row` for the rounding."""
@@ -218,14 +240,14 @@ class _Reader:
     def _value(self, frame: _Frame) -> Row | NormalForm | Polynomial:
         """The formula or polynomial of a closed form."""
         head, values = frame.head, frame.values
-        if not values:
+        if not values and not frame.bounds:
             raise SpecError(f"'({head}' is empty")
         if head == "assert":
             if len(values) != 1:
                 raise SpecError(f"assert takes one formula, got {len(values)}; join them with (and ...)")
             return values[0]
         if head == "and":
-            return conjunction(values, self.columns)
+            return conjunction(values, self.columns, frame.bounds)
         if head == "or":
             return disjunction(values, self.columns)
         if head in _COMPARISONS:
