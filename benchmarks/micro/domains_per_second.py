@@ -15,15 +15,15 @@ import time
 
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
-import numpy as np  # noqa: E402  the thread count is read when NumPy loads
+import numpy as np
 
-from verifier import api  # noqa: E402
-from verifier.bounds import native_domains, torch_domains  # noqa: E402
-from verifier.bounds.engine import BoxEngine, DomainEngine  # noqa: E402
-from verifier.bounds.native_engine import NativeEngine  # noqa: E402
-from verifier.bounds.torch_engine import TorchEngine  # noqa: E402
-from verifier.run import Run  # noqa: E402
-from verifier.spec.groups import group_cases  # noqa: E402
+from verifier import api
+from verifier.bounds import native_domains, torch_domains
+from verifier.bounds.engine import BoxEngine, DomainEngine
+from verifier.bounds.native_engine import NativeEngine
+from verifier.bounds.torch_engine import TorchEngine
+from verifier.run import Run
+from verifier.spec.groups import group_cases
 
 
 def never() -> bool:
@@ -40,8 +40,9 @@ def measure(name: str, domains: DomainEngine, clause: np.ndarray, count: int, it
     batch = batch.select(np.arange(count))
     begin = time.process_time()
     margins = []
-    for first in range(0, count, domains.batch_size):
-        part = batch.select(np.arange(first, min(count, first + domains.batch_size)))
+    step = domains.batch_size
+    for first in range(0, count, step):
+        part = batch.select(np.arange(first, min(count, first + step)))
         bounds = domains.bound(part, iterations, never)
         domains.branch(bounds.batch.select(np.arange(0, len(part), 2)))  # half as many parents as children
         margins.append(bounds.row_margins.max(axis=1))

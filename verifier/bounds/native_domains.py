@@ -9,6 +9,7 @@ Property: sound at the engine's level; complete up to the convergence of the mul
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, fields, replace
@@ -27,8 +28,9 @@ from verifier.spec.groups import Group
 #: Share of the remaining time that optimising intermediate bounds may take, and its steps for each neuron.
 INTERMEDIATE_SHARE = 0.15
 INTERMEDIATE_ITERATIONS = 20
-#: Coefficient rows bounded by one call: enough for all threads, and short enough to notice the clock.
-ROWS_AT_ONCE = 512
+#: Wall-clock seconds that one call should take, so that the clock is noticed; rows of the first call, and most.
+CALL_SECONDS = 0.2
+FIRST_ROWS, MOST_ROWS = 64, 1024
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class NativeDomains:
         c, s = clauses.limits.shape
         self._target: dict[str, Any] = {"stage": 0, "rows": clauses.rows.reshape(c * s, -1)}
         self._spec = np.arange(c * s, dtype=np.int32)
-        self.batch_size = max(1, ROWS_AT_ONCE // s)
+        self.batch_size = max(1, FIRST_ROWS // s)
 
     def _count_open(self) -> None:
         self.open_stage = np.asarray(self.core.open_stage, dtype=np.int32)
@@ -163,7 +165,9 @@ class NativeDomains:
         b, s = len(batch), self.clauses.limits.shape[1]
         batch = self._remember(batch)
         job = {"iterations": iterations if iterations > 1 else 0, "rigorous": True, "outputs": True}
+        begin = time.monotonic()
         found = self._call(batch, np.arange(b), job)
+        self._pace(b, time.monotonic() - begin)
         limits = self.clauses.limits[batch.clause]
         margins = found["value"].reshape(b, s) - limits
         rows, best = np.arange(b), margins.argmax(axis=1)
@@ -178,6 +182,12 @@ class NativeDomains:
             self._keep_root(done)
         minimiser = found["minimiser"].reshape(b, s, -1)[rows, best]
         return DomainBounds(done, margins, minimiser, self.clauses.closed(batch.clause, margins))
+
+    def _pace(self, done: int, seconds: float) -> None:
+        """Choose how many subdomains the next call bounds, from how long `done` of them took."""
+        if 2 * done >= self.batch_size and seconds > 0:
+            wanted = int(np.clip(CALL_SECONDS * done / seconds, self.batch_size / 2, 2 * self.batch_size))
+            self.batch_size = int(np.clip(wanted, 1, max(1, MOST_ROWS // self.clauses.limits.shape[1])))
 
     def on_neurons(self, stage: int, codes: np.ndarray) -> NativeDomains:
         """The same root with clauses z_i > 0 (code 2 i) and z_i < 0 (code 2 i + 1) for neurons of a stage."""
