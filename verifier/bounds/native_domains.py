@@ -25,6 +25,8 @@ from verifier.kernels.native import native
 from verifier.run import Run
 from verifier.spec.groups import Group
 
+#: Share of the remaining time that the neurons' bounds with default slopes may take.
+ROOT_SHARE = 0.25
 #: Share of the remaining time that optimising intermediate bounds may take, and its steps for each neuron.
 INTERMEDIATE_SHARE = 0.15
 INTERMEDIATE_ITERATIONS = 20
@@ -84,20 +86,32 @@ class NativeDomains:
     """See engine.DomainEngine.
 
     Args:
-        seconds: for optimising the bounds of the root's own neurons; 0 leaves them.
+        deadline: time.monotonic() value that no step should run far beyond.
     """
 
-    def __init__(self, engine: NativeEngine, lower: np.ndarray, upper: np.ndarray, clauses: PaddedClauses):
+    def __init__(
+        self,
+        engine: NativeEngine,
+        lower: np.ndarray,
+        upper: np.ndarray,
+        clauses: PaddedClauses,
+        deadline: float = np.inf,
+    ):
         module = native()
         kind = module.DomainsDouble if engine.graph.dtype == "float64" else module.DomainsFloat
         self.clauses = clauses
-        self.core = kind(engine.network, lower, upper, threads=engine.threads)
+        self._deadline = deadline
+        self.core = kind(engine.network, lower, upper, threads=engine.threads, seconds=ROOT_SHARE * self._remaining())
         self.capacity = module.split_candidates
         self._count_open()
         c, s = clauses.limits.shape
         self._target: dict[str, Any] = {"stage": 0, "rows": clauses.rows.reshape(c * s, -1)}
         self._spec = np.arange(c * s, dtype=np.int32)
         self.batch_size = max(1, FIRST_ROWS // s)
+
+    def _remaining(self) -> float:
+        """Seconds until the deadline, at most 1e6."""
+        return float(np.clip(self._deadline - time.monotonic(), 0.0, 1e6))
 
     def _count_open(self) -> None:
         self.open_stage = np.asarray(self.core.open_stage, dtype=np.int32)
@@ -155,6 +169,7 @@ class NativeDomains:
                 "multiplier": batch.multiplier.reshape(b * s, d),
                 "extra": None,
                 "extra_sign": None,
+                "seconds": 0.3 * self._remaining(),
             }
             | self._target
             | job
@@ -279,7 +294,7 @@ def root_domains(engine: NativeEngine, group: Group, index: int, run: Run) -> tu
     """Bounds of box `index` with default slopes, then better ones; the clauses they leave open."""
     clauses = PaddedClauses.of(group, index)
     with run.stage("intermediate bounds"):
-        domains = NativeDomains(engine, group.lower[index], group.upper[index], clauses)
+        domains = NativeDomains(engine, group.lower[index], group.upper[index], clauses, run.deadline)
     every = np.arange(len(clauses.limits))
 
     def open_clauses(note: str) -> np.ndarray:
