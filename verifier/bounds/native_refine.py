@@ -21,7 +21,7 @@ ITERATIONS = 10
 #: Rounds for one stage: a target's leaves are one more than its rounds.
 MOST_ROUNDS = 200
 #: A stage whose open neurons' ranges shrink less than this in all is not worth its time.
-LEAST_GAIN = 0.02
+LEAST_GAIN = 0.1
 
 
 def refine_stages(domains: NativeDomains, seconds: float, stopped: Callable[[], bool]) -> bool:
