@@ -65,6 +65,7 @@ py::dict bound(verifier::Domains<T>& self, const py::dict& given) {
         extra_sign = wanted<int8_t>(given, "extra_sign", count, 0);
         check_range("extra", extra, -1, open);
     }
+    const double seconds = given["seconds"].cast<double>();
     const bool full = given["outputs"].cast<bool>();
     py::array_t<double> value(count), minimiser({full ? count : 0, self.inputs()});
     py::array_t<uint8_t> slopes_out({full ? count : 0, open});
@@ -78,7 +79,7 @@ py::dict bound(verifier::Domains<T>& self, const py::dict& given) {
         full ? minimiser.mutable_data() : nullptr, full ? candidates.mutable_data() : nullptr};
     {
         py::gil_scoped_release free;
-        self.bound(job);
+        self.bound(job, seconds);
     }
     py::dict found;
     found["value"] = value;
@@ -94,13 +95,13 @@ void bind(py::module_& module, const char* name) {
     using Domains = verifier::Domains<T>;
     using Network = verifier::Network<T>;
     py::class_<Domains>(module, name, "Subdomains of one box; see native_domains.py.")
-        .def(py::init([](Network& network, const Array<double>& lower, const Array<double>& upper, int threads) {
+        .def(py::init([](Network& network, const Array<double>& lower, const Array<double>& upper, int threads, double seconds) {
                  if (lower.size() != network.inputs() || upper.size() != network.inputs())
                      throw py::value_error("lower, upper: expected one number per input");
                  py::gil_scoped_release free;
-                 return std::make_unique<Domains>(network, lower.data(), upper.data(), threads);
+                 return std::make_unique<Domains>(network, lower.data(), upper.data(), threads, seconds);
              }),
-             py::arg("network"), py::arg("lower"), py::arg("upper"), py::arg("threads"), py::keep_alive<1, 2>())
+             py::arg("network"), py::arg("lower"), py::arg("upper"), py::arg("threads"), py::arg("seconds"), py::keep_alive<1, 2>())
         .def("optimise_root", &Domains::optimise_root, py::call_guard<py::gil_scoped_release>(), py::arg("seconds"),
              py::arg("most_iterations"), py::arg("first"))
         .def("tighten",

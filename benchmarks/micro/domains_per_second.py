@@ -12,18 +12,19 @@ from __future__ import annotations
 import os
 import sys
 import time
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
-import numpy as np  # noqa: E402  the thread count is read when NumPy loads
+import numpy as np
 
-from verifier import api  # noqa: E402
-from verifier.bounds import native_domains, torch_domains  # noqa: E402
-from verifier.bounds.engine import BoxEngine, DomainEngine  # noqa: E402
-from verifier.bounds.native_engine import NativeEngine  # noqa: E402
-from verifier.bounds.torch_engine import TorchEngine  # noqa: E402
-from verifier.run import Run  # noqa: E402
-from verifier.spec.groups import group_cases  # noqa: E402
+from verifier import api
+from verifier.bounds import native_domains, torch_domains
+from verifier.bounds.engine import DomainEngine
+from verifier.bounds.native_engine import NativeEngine
+from verifier.bounds.torch_engine import TorchEngine
+from verifier.run import Run
+from verifier.spec.groups import group_cases
 
 
 def never() -> bool:
@@ -40,8 +41,9 @@ def measure(name: str, domains: DomainEngine, clause: np.ndarray, count: int, it
     batch = batch.select(np.arange(count))
     begin = time.process_time()
     margins = []
-    for first in range(0, count, domains.batch_size):
-        part = batch.select(np.arange(first, min(count, first + domains.batch_size)))
+    step = domains.batch_size
+    for first in range(0, count, step):
+        part = batch.select(np.arange(first, min(count, first + step)))
         bounds = domains.bound(part, iterations, never)
         domains.branch(bounds.batch.select(np.arange(0, len(part), 2)))  # half as many parents as children
         margins.append(bounds.row_margins.max(axis=1))
@@ -58,14 +60,14 @@ def main() -> None:
     iterations = int(sys.argv[5]) if len(sys.argv) > 5 else 12
     query, _ = api.load(os.path.join(folder, "onnx", net), os.path.join(folder, "vnnlib", spec))
     group = group_cases(query.problem)[0].only(0)
-    native_domains.INTERMEDIATE_SHARE = torch_domains.INTERMEDIATE_SHARE = 0.0  # type: ignore[misc]
+    native_domains.INTERMEDIATE_SHARE = torch_domains.INTERMEDIATE_SHARE = 0.0
     import torch
 
     torch.set_num_threads(1)
     rates = []
-    engines: list[BoxEngine] = [NativeEngine(query.graph, threads=1), TorchEngine(query.graph, dtype=torch.float32)]
+    engines: list[Any] = [NativeEngine(query.graph, threads=1), TorchEngine(query.graph, dtype=torch.float32)]
     for engine, module in zip(engines, (native_domains, torch_domains), strict=True):
-        domains, left = module.root_domains(engine, group, 0, Run())  # type: ignore[arg-type]
+        domains, left = module.root_domains(engine, group, 0, Run())
         if len(left) == 0:
             print(f"{engine.name}: the unsplit box is already proved; choose a harder property")
             return

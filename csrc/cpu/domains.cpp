@@ -15,6 +15,10 @@ using Time = std::chrono::steady_clock;
 
 bool is_over(const void* end) { return Time::now() > *static_cast<const Time::time_point*>(end); }
 
+Time::duration span(double seconds) {
+    return std::chrono::duration_cast<Time::duration>(std::chrono::duration<double>(std::max(0.0, std::min(seconds, 1e6))));
+}
+
 constexpr double kBlockBytes = 6e6;  // of one thread's block: rows stay close to the caches
 constexpr int64_t kMostRows = 96, kFewestRows = 32;
 
@@ -79,7 +83,8 @@ struct Domains<T>::Blocks {
 };
 
 template <typename T>
-Domains<T>::Domains(Network<T>& network, const double* lower, const double* upper, int threads)
+Domains<T>::Domains(Network<T>& network, const double* lower, const double* upper, int threads,
+                    double seconds)
     : network_(network), stages_(network.stages_), threads_(std::max(1, threads)),
       lower_(lower, lower + network.inputs()), upper_(upper, upper + network.inputs()) {
     plan_ = network.plan_without_forms(stages_);
@@ -98,7 +103,10 @@ Domains<T>::Domains(Network<T>& network, const double* lower, const double* uppe
         parallel_for(items, count, [&](int number, int64_t item) { task(context, number, item); });
     };
     const std::clock_t begin = std::clock();
+    const auto end = Time::now() + span(seconds);
+    blocks_->root.work.clock = {is_over, &end};
     run_root(0, 0, {nullptr, nullptr});
+    blocks_->root.work.clock = {nullptr, nullptr};
     // Of the processor, so that other processes do not count; the threads share the work.
     plain_seconds_ = static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC / threads_;
 }
@@ -165,7 +173,7 @@ bool Domains<T>::optimise_root(double seconds, int64_t most_iterations, int firs
     // A step carries rows back and forward again; about 2.5 plain passes.
     const auto affordable = static_cast<int64_t>(std::min(1e6, seconds / std::max(2.5 * plain_seconds_, 1e-9)));
     const int64_t iterations = std::min(most_iterations, affordable);
-    const auto end = Time::now() + std::chrono::duration_cast<Time::duration>(std::chrono::duration<double>(2 * std::min(seconds, 1e6)));
+    const auto end = Time::now() + span(2 * seconds);
     run_root(iterations < 3 ? 0 : iterations, first, {is_over, &end});
     return !failed_ && iterations >= 3;
 }
@@ -179,7 +187,7 @@ void Domains<T>::tighten(int stage, int64_t i, double lower, double upper) {
 }
 
 template <typename T>
-void Domains<T>::bound(const RowJob& job) {
+void Domains<T>::bound(const RowJob& job, double seconds) {
     if (job.count == 0) return;
     if (failed_) {
         std::fill(job.value, job.value + job.count, -HUGE_VAL);
@@ -192,9 +200,10 @@ void Domains<T>::bound(const RowJob& job) {
     const int64_t size = std::min(block_rows_, std::max<int64_t>(each, 1));
     const int64_t blocks = (job.count + size - 1) / size;
     for (int thread = 0; thread < threads_; ++thread) block(thread, job.splits + 1);
+    const auto end = Time::now() + span(seconds);
     parallel_for(blocks, threads_, [&](int thread, int64_t item) {
         const int64_t begin = item * size;
-        network_.isa_.bound_domain_rows(root_, blocks_->blocks[thread], job, {nullptr, nullptr}, begin,
+        network_.isa_.bound_domain_rows(root_, blocks_->blocks[thread], job, {is_over, &end}, begin,
                                         std::min(size, job.count - begin));
     });
 }

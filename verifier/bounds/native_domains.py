@@ -9,6 +9,7 @@ Property: sound at the engine's level; complete up to the convergence of the mul
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, fields, replace
@@ -24,11 +25,14 @@ from verifier.kernels.native import native
 from verifier.run import Run
 from verifier.spec.groups import Group
 
+#: Share of the remaining time that the neurons' bounds with default slopes may take.
+ROOT_SHARE = 0.25
 #: Share of the remaining time that optimising intermediate bounds may take, and its steps for each neuron.
 INTERMEDIATE_SHARE = 0.15
 INTERMEDIATE_ITERATIONS = 20
-#: Coefficient rows bounded by one call: enough for all threads, and short enough to notice the clock.
-ROWS_AT_ONCE = 512
+#: Wall-clock seconds that one call should take, so that the clock is noticed; rows of the first call, and most.
+CALL_SECONDS = 0.2
+FIRST_ROWS, MOST_ROWS = 64, 1024
 
 
 @dataclass(frozen=True)
@@ -82,20 +86,32 @@ class NativeDomains:
     """See engine.DomainEngine.
 
     Args:
-        seconds: for optimising the bounds of the root's own neurons; 0 leaves them.
+        deadline: time.monotonic() value that no step should run far beyond.
     """
 
-    def __init__(self, engine: NativeEngine, lower: np.ndarray, upper: np.ndarray, clauses: PaddedClauses):
+    def __init__(
+        self,
+        engine: NativeEngine,
+        lower: np.ndarray,
+        upper: np.ndarray,
+        clauses: PaddedClauses,
+        deadline: float = np.inf,
+    ):
         module = native()
         kind = module.DomainsDouble if engine.graph.dtype == "float64" else module.DomainsFloat
         self.clauses = clauses
-        self.core = kind(engine.network, lower, upper, threads=engine.threads)
+        self._deadline = deadline
+        self.core = kind(engine.network, lower, upper, threads=engine.threads, seconds=ROOT_SHARE * self._remaining())
         self.capacity = module.split_candidates
         self._count_open()
         c, s = clauses.limits.shape
         self._target: dict[str, Any] = {"stage": 0, "rows": clauses.rows.reshape(c * s, -1)}
         self._spec = np.arange(c * s, dtype=np.int32)
-        self.batch_size = max(1, ROWS_AT_ONCE // s)
+        self.batch_size = max(1, FIRST_ROWS // s)
+
+    def _remaining(self) -> float:
+        """Seconds until the deadline, at most 1e6."""
+        return float(np.clip(self._deadline - time.monotonic(), 0.0, 1e6))
 
     def _count_open(self) -> None:
         self.open_stage = np.asarray(self.core.open_stage, dtype=np.int32)
@@ -153,6 +169,7 @@ class NativeDomains:
                 "multiplier": batch.multiplier.reshape(b * s, d),
                 "extra": None,
                 "extra_sign": None,
+                "seconds": 0.3 * self._remaining(),
             }
             | self._target
             | job
@@ -163,7 +180,9 @@ class NativeDomains:
         b, s = len(batch), self.clauses.limits.shape[1]
         batch = self._remember(batch)
         job = {"iterations": iterations if iterations > 1 else 0, "rigorous": True, "outputs": True}
+        begin = time.monotonic()
         found = self._call(batch, np.arange(b), job)
+        self._pace(b, time.monotonic() - begin)
         limits = self.clauses.limits[batch.clause]
         margins = found["value"].reshape(b, s) - limits
         rows, best = np.arange(b), margins.argmax(axis=1)
@@ -178,6 +197,12 @@ class NativeDomains:
             self._keep_root(done)
         minimiser = found["minimiser"].reshape(b, s, -1)[rows, best]
         return DomainBounds(done, margins, minimiser, self.clauses.closed(batch.clause, margins))
+
+    def _pace(self, done: int, seconds: float) -> None:
+        """Choose how many subdomains the next call bounds, from how long `done` of them took."""
+        if 2 * done >= self.batch_size and seconds > 0:
+            wanted = int(np.clip(CALL_SECONDS * done / seconds, self.batch_size / 2, 2 * self.batch_size))
+            self.batch_size = int(np.clip(wanted, 1, max(1, MOST_ROWS // self.clauses.limits.shape[1])))
 
     def on_neurons(self, stage: int, codes: np.ndarray) -> NativeDomains:
         """The same root with clauses z_i > 0 (code 2 i) and z_i < 0 (code 2 i + 1) for neurons of a stage."""
@@ -269,7 +294,7 @@ def root_domains(engine: NativeEngine, group: Group, index: int, run: Run) -> tu
     """Bounds of box `index` with default slopes, then better ones; the clauses they leave open."""
     clauses = PaddedClauses.of(group, index)
     with run.stage("intermediate bounds"):
-        domains = NativeDomains(engine, group.lower[index], group.upper[index], clauses)
+        domains = NativeDomains(engine, group.lower[index], group.upper[index], clauses, run.deadline)
     every = np.arange(len(clauses.limits))
 
     def open_clauses(note: str) -> np.ndarray:

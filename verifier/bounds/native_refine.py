@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,7 +21,7 @@ ITERATIONS = 10
 #: Rounds for one stage: a target's leaves are one more than its rounds.
 MOST_ROUNDS = 200
 #: A stage whose open neurons' ranges shrink less than this in all is not worth its time.
-LEAST_GAIN = 0.02
+LEAST_GAIN = 0.1
 
 
 def refine_stages(domains: NativeDomains, seconds: float, stopped: Callable[[], bool]) -> bool:
@@ -64,7 +64,7 @@ def _raise_minima(
     """Lower bounds of z and of -z over the box, [2, n], by splitting each target's worst leaf in turn."""
     codes = np.stack([2 * neurons, 2 * neurons + 1]).reshape(-1)
     targets = domains.on_neurons(stage, codes)
-    leaves = targets.bound(targets.initial(np.arange(len(codes))), 2 * ITERATIONS, stopped).batch
+    leaves = _bounded(targets, targets.initial(np.arange(len(codes))), end, stopped)
     done = np.full(len(codes), np.inf)  # lowest bound of the leaves that are not split any further
     for _ in range(MOST_ROUNDS):
         worst = np.minimum(done, _lowest(leaves.margin, leaves.clause, len(codes)))
@@ -81,9 +81,25 @@ def _raise_minima(
         parts = [leaves.select(rest)]
         split = leaves.select(chosen[~stuck])
         if len(split):
-            parts.append(targets.bound(targets.branch(split), ITERATIONS, stopped).batch)
+            parts.append(_bounded(targets, split, end, stopped, branch=True))
         leaves = targets.join(parts)
     return np.minimum(done, _lowest(leaves.margin, leaves.clause, len(codes))).reshape(2, -1)
+
+
+def _bounded(
+    targets: NativeDomains, batch: Any, end: float, stopped: Callable[[], bool], *, branch: bool = False
+) -> Any:
+    """The batch, or its subdomains' children, bounded part by part; untouched from `end` on."""
+    parts, begin = [], 0
+    while begin < len(batch):
+        step = max(1, targets.batch_size // 2) if branch else targets.batch_size
+        part = batch.select(np.arange(begin, min(len(batch), begin + step)))
+        begin += step
+        if stopped() or time.monotonic() > end:
+            parts.append(part)
+        else:
+            parts.append(targets.bound(targets.branch(part) if branch else part, ITERATIONS, stopped).batch)
+    return targets.join(parts)
 
 
 def _lowest(margin: np.ndarray, clause: np.ndarray, count: int) -> np.ndarray:

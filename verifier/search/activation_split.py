@@ -140,8 +140,9 @@ def _open(
     domains: DomainEngine, frontier: Frontier, clauses: np.ndarray, falsifier: Falsifier, index: int, run: Run
 ) -> SplitResult | None:
     """Bound the clauses on the unsplit box; put what stays open on the frontier."""
-    for begin in range(0, len(clauses), domains.batch_size):
-        part = clauses[begin : begin + domains.batch_size]
+    step = domains.batch_size  # may change with every call
+    for begin in range(0, len(clauses), step):
+        part = clauses[begin : begin + step]
         bounds = domains.bound(domains.initial(part), ROOT_ITERATIONS, run.stopped)
         run.visited += len(part)
         witness = _try_minimisers(falsifier, bounds, index)

@@ -377,7 +377,7 @@ static void ascend_block(Block<T>& at, int64_t iterations, const Clock& clock) {
     for (int64_t step = 0; step < iterations && at.active > 0; ++step) {
         bound_block<T, false>(at, at.active);
         keep_best(at);
-        if (step == iterations - 1 || (clock.expired && clock.expired(clock.end))) break;
+        if (step == iterations - 1 || clock.over()) break;
         for (int64_t r = 0; r < at.active;) {
             if (work.bound[r] > work.limit[r] + 1e-4 * (1 + std::fabs(work.limit[r]))) swap_rows(at, r, --at.active);
             else ++r;

@@ -184,6 +184,7 @@ struct Refinement {
 template <typename T>
 static void refine_block(void* context, int thread, int64_t item) {
     const Refinement<T>& job = *static_cast<Refinement<T>*>(context);
+    if (job.at.work.clock.over()) return;
     const int64_t begin = item * job.block, left = job.open - begin, count = left < job.block ? left : job.block;
     const int32_t* neurons = job.at.work.open + begin;
     Sweep<T> sweep{job.at.plan, job.at.work.stages, job.at.work.rows[thread]};

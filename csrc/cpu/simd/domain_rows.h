@@ -168,7 +168,7 @@ struct RootAscent {
 template <typename T>
 static void ascend_neurons(void* context, int thread, int64_t item) {
     const RootAscent<T>& job = *static_cast<RootAscent<T>*>(context);
-    if (job.job.clock.expired && job.job.clock.expired(job.job.clock.end)) return;
+    if (job.job.clock.over()) return;
     const int64_t begin = item * job.block, left = job.open - begin, count = left < job.block ? left : job.block;
     const int32_t* neurons = job.at.work.open + begin;
     BlockScratch<T>& work = job.job.blocks[thread];

@@ -82,12 +82,6 @@ struct RowJob {
     int32_t* candidates;        // [count, kCandidates], best first, -1 for none
 };
 
-// Time given to a call; read by code that must not use the standard library.
-struct Clock {
-    bool (*expired)(const void* end);
-    const void* end;
-};
-
 // Root bounds: a pass over the stages that may optimise each open neuron's own rows.
 template <typename T>
 struct RootJob {
@@ -107,8 +101,8 @@ class Network;
 template <typename T>
 class Domains {
   public:
-    // Bounds the box with default slopes.
-    Domains(Network<T>& network, const double* lower, const double* upper, int threads);
+    // Bounds the box with default slopes; after `seconds` the neurons left keep their intervals.
+    Domains(Network<T>& network, const double* lower, const double* upper, int threads, double seconds);
     ~Domains();
 
     // Optimises the slopes of every open neuron's own bounds within about `seconds`; false if there was no time.
@@ -128,8 +122,8 @@ class Domains {
     const std::vector<int32_t>& open_index() const { return open_index_; }
     const StageState<T>& state(int stage) const { return root_.stages[stage]; }
 
-    // Bounds rows on the threads given; -inf where nothing can be claimed.
-    void bound(const RowJob& job);
+    // Bounds rows on the threads given; -inf where nothing can be claimed. After `seconds` no ascent takes another step.
+    void bound(const RowJob& job, double seconds);
 
   private:
     struct Blocks;

@@ -64,10 +64,18 @@ struct RowScratch {
 typedef void (*Task)(void* context, int thread, int64_t item);
 typedef void (*Share)(int64_t items, int threads, Task task, void* context);
 
+// Time given to a call; read by code that must not use the standard library.
+struct Clock {
+    bool (*expired)(const void* end);
+    const void* end;
+    VERIFIER_MEMBER bool over() const { return expired != nullptr && expired(end); }
+};
+
 template <typename T>
 struct Workspace {
     StageState<T>* stages;
     RowScratch<T>* rows;   // [row_threads]
+    Clock clock;           // when backward passes for neurons stop
     int row_threads;       // threads that share the row blocks of one box
     Share share;
     T *across, *across_out;  // as in RowScratch, for the forward pass and for points
@@ -101,7 +109,6 @@ struct BlockScratch;
 template <typename T>
 struct RootJob;
 struct RowJob;
-struct Clock;
 
 // Entry points of one instruction set, chosen once at run time.
 template <typename T>

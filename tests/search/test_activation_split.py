@@ -1,0 +1,69 @@
+"""The loop of activation splitting over the native engine: every clause counts, planted points stay open."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "bounds"))
+from native_nets import chain
+
+from verifier.bounds import native_domains
+from verifier.bounds.native_engine import NativeEngine
+from verifier.graph.evaluate import evaluate
+from verifier.run import Run
+from verifier.search.activation_split import split_activations
+from verifier.spec.groups import group_cases
+from verifier.spec.problem import Case, Clause, InputSet, Problem
+
+
+class Blind:
+    """A falsifier that finds nothing, so that only bounds can decide."""
+
+    def try_points(self, box, points):
+        return None
+
+
+def decide(graph, lower, upper, rows, limits, seconds):
+    clauses = tuple(Clause(r[None], np.array([t]), np.array([False])) for r, t in zip(rows, limits, strict=True))
+    group = group_cases(Problem((Case(InputSet(lower, upper), clauses),), graph.output_size))[0]
+    run = Run()
+    engine = NativeEngine(graph, threads=1, forms=False)
+    return split_activations(engine, group, 0, Blind(), run.limited(seconds)), run
+
+
+@pytest.mark.parametrize("planted", (None, 0, 17, 39))
+def test_every_clause_is_decided_however_the_batches_fall(planted, monkeypatch):
+    """Batches that shrink from call to call must not skip clauses."""
+    monkeypatch.setattr(native_domains, "FIRST_ROWS", 16)
+    monkeypatch.setattr(native_domains, "CALL_SECONDS", 1e-9)
+    rng = np.random.default_rng(1)
+    graph = chain(rng, [4, 16, 12, 3])
+    lower, upper = -0.3 * np.ones(4), 0.3 * np.ones(4)
+    rows = rng.normal(size=(40, 3))
+    values = evaluate(graph, np.clip(rng.normal(size=(3000, 4)), lower, upper)) @ rows.T
+    limits = values.min(axis=0) - 0.2 * np.abs(values).max()
+    if planted is not None:
+        limits[planted] = values[:, planted].min() + 1e-3  # some point is unsafe
+    result, _ = decide(graph, lower, upper, rows, limits, 20 if planted is None else 2)
+    assert result.witness is None
+    assert (result.open_count == 0) == (planted is None)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_planted_points_are_never_closed(seed):
+    """The lowest value met is just below the limit: no search may close the clause, refining included."""
+    rng = np.random.default_rng(seed)
+    graph = chain(rng, [5, 14, 14, 14, 2])
+    center = rng.normal(size=5)
+    lower, upper = np.float64(np.float32(center - 0.4)), np.float64(np.float32(center + 0.4))
+    points = np.clip(np.float64(np.float32(center + 0.5 * rng.uniform(-1, 1, size=(20000, 5)))), lower, upper)
+    row = rng.normal(size=2)
+    lowest = float((evaluate(graph, points, "float32").astype(float) @ row).min())
+    result, _ = decide(graph, lower, upper, row[None], np.array([lowest]), 3)
+    assert result.open_count > 0
+    clear, _ = decide(graph, lower, upper, row[None], np.array([lowest - 0.5]), 30)
+    assert clear.open_count == 0 or clear.exhausted
