@@ -26,6 +26,9 @@ class Blind:
     def try_points(self, box, points):
         return None
 
+    def again(self, run):
+        return None
+
 
 def decide(graph, lower, upper, rows, limits, seconds):
     clauses = tuple(Clause(r[None], np.array([t]), np.array([False])) for r, t in zip(rows, limits, strict=True))

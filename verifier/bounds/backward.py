@@ -93,7 +93,35 @@ class _RelaxStep(torch.autograd.Function):
         return result, offset
 
     @staticmethod
-    @dataclass
+    def backward(ctx, grad_result, grad_offset):  # type: ignore[no-untyped-def]
+        coeffs, lower_slope, lower_offset, upper_slope, upper_offset = ctx.saved_tensors
+        at_least = coeffs >= 0
+        g = grad_offset.to(coeffs.dtype).reshape(*grad_offset.shape, *([1] * (coeffs.ndim - 2)))
+        grad_coeffs = None
+        if ctx.needs_input_grad[0]:
+            grad_coeffs = grad_result * torch.where(at_least, lower_slope, upper_slope)
+            grad_coeffs = grad_coeffs + g * torch.where(at_least, lower_offset, upper_offset)
+        positive, negative = coeffs.clamp(min=0), coeffs.clamp(max=0)
+        grads = []
+        for index, (part, factor) in enumerate(
+            ((positive, grad_result), (positive, g), (negative, grad_result), (negative, g)), start=1
+        ):
+            shape = ctx.saved_tensors[index].shape
+            grads.append((part * factor).sum_to_size(shape) if ctx.needs_input_grad[index] else None)
+        return grad_coeffs, *grads
+
+
+def _dot(coeffs: Tensor, offset: Tensor) -> Tensor:
+    """sum(coeffs * offset) over the node's axes in float64; infinite offsets count only where used."""
+    product = coeffs * offset
+    flat = product.flatten(2)
+    total = flat.sum(-1, dtype=torch.float64)
+    if torch.isfinite(total).all():
+        return total
+    return torch.where(coeffs == 0, 0.0, product).flatten(2).sum(-1, dtype=torch.float64)
+
+
+@dataclass
 class _Sums:
     """What rows have collected on their way: [B, S] float64 each; `magnitude` is what rounding of `offset` scales with."""
 
@@ -129,7 +157,8 @@ def backward(
         shortcuts: ready-made maps across parts of the network, made from the same box and planes.
     """
     visits: dict[str, Tensor] | None = {} if keep_visits else None
-    domain = _Domain(network, box, planes, splits or {}, shortcuts or {}, rigorous)
+    known = {} if shortcuts is None else shortcuts  # not `or`: an empty one fills itself as rows pass
+    domain = _Domain(network, box, planes, splits or {}, known, rigorous)
     coeffs, sums = _carry(domain, start, frozenset(network.graph.inputs), visits)
     b, s = sums.offset.shape
     parts = []
@@ -240,7 +269,7 @@ class Shortcut:
     Rows then cross a large elementwise part of a network, such as attention, as small matrix products.
 
     Attributes:
-        below, above: name -> [N, N_X]; offset, error, magnitude: float64 [2, N]; reach: name -> float64 [N],
+        below, above: name -> [N, N_X]; offset, error, magnitude: float64 [2, N]; reach: float64 [N],
             sum |coefficients| |x|, what the rounding of the products scales with.
     """
 

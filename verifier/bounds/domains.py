@@ -22,6 +22,10 @@ from verifier.bounds.torch_engine import Enclosed, TorchEngine
 from verifier.ops.elementwise import ELEMENTWISE
 
 
+#: Seconds that one step of the ascent over a batch may take.
+STEP_SECONDS = 0.2
+#: Rate to count on at most: unlike the root's passes, these take no shortcuts.
+ASCENT_FLOPS = 5e9
 #: Neurons kept per subdomain as candidates for the next split.
 CANDIDATES = 4
 
@@ -118,7 +122,11 @@ class DomainEngine:
         # The ascent keeps about a dozen copies of every layer's coefficients.
         sizes = sum(n.size for n in self.network.graph.nodes.values())
         per_domain = 14 * clause_rows.shape[1] * sizes * torch.finfo(engine.dtype).bits // 8
-        self.batch_size = int(np.clip(4 * engine.memory_bytes // per_domain, 1, 256))
+        # One step of the ascent is about three passes; a round of them should not take many seconds.
+        rate = min(engine.flops_per_second, ASCENT_FLOPS)
+        passes = 3 * max(self.network.row_flops(o) for o in self.network.graph.outputs) / rate
+        brief = STEP_SECONDS / (passes * clause_rows.shape[1])
+        self.batch_size = int(np.clip(min(4 * engine.memory_bytes // per_domain, brief), 2, 256))
 
     def gather(self, values: dict[str, Tensor]) -> Tensor:
         """name -> [B, *shape] restricted to the open neurons, [B, K]."""

@@ -17,6 +17,12 @@ from verifier.ops.lowering import lower
 from verifier.outcome import Soundness
 
 
+#: Nodes that add up or move what a relaxed node gives, without changing any sign.
+_SUMS = ("ReduceSum", "Reshape", "Transpose")
+#: How much larger than the sum a relaxed node must be, and the most numbers of the matrices across it.
+_EXPANSION, _LARGEST_SHORTCUT = 4, 1 << 24
+
+
 class Network:
     """The lowered graph on one device, in one dtype.
 
@@ -120,6 +126,31 @@ class Network:
             for source in self.graph[name].inputs:
                 origin, index = self.moved.get(source, (source, None))
                 found[origin].append((name, index))
+        return found
+
+    def shortcuts(self) -> dict[str, frozenset[str]]:
+        """Small nodes that sum over one large relaxed node, and the smaller nodes that this one is made of.
+
+        Attention is the case in mind: a matrix product of two variables, or the sum in a softmax,
+        expands its operands many times over before it sums them up again.
+        """
+        found = {}
+        for name in self.relaxed:
+            inside, top = {name}, name
+            while len(self.consumers[top]) == 1 and self.graph[self.consumers[top][0]].op in _SUMS:
+                top = self.consumers[top][0]
+                inside.add(top)
+            size = self.graph[top].size
+            if self.graph[name].size < _EXPANSION * size or top in self.graph.outputs:
+                continue
+            stop: set[str] = set()
+            for node in reversed(self.graph.nodes.values()):
+                if node.name in inside or not inside.intersection(self.consumers[node.name]):
+                    continue
+                linear = node.op in LINEAR and node.inputs and node.size > 2 * size
+                (inside if linear and inside.issuperset(self.consumers[node.name]) else stop).add(node.name)
+            if size * sum(self.graph[n].size for n in stop) <= _LARGEST_SHORTCUT:
+                found[top] = frozenset(stop)
         return found
 
     def interval_suffices(self, name: str) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from verifier.bounds.backward import LinearForm, Planes, backward, relax
+from verifier.bounds.backward import LinearForm, Planes, Shortcut, backward, relax
 from verifier.bounds.concretize import InputShape, concretize
 from verifier.bounds.engine import BoxBounds
 from verifier.bounds.interval import Enclosure, propagate
@@ -29,8 +29,8 @@ def _without_final_softmax(graph: Graph) -> Graph:
 
 
 #: Passes predicted to take longer than PROBE_SECONDS are tried on PROBE neurons first; the rest follow
-#: where those came out narrower than WORTHWHILE times their intervals.
-PROBE_SECONDS, PROBE, WORTHWHILE = 0.3, 16, 0.85
+#: where those came out narrower by LEAST_GAIN, and by more the more of the remaining time they would take.
+PROBE_SECONDS, PROBE, LEAST_GAIN = 0.3, 16, 0.15
 
 
 class LazyPlanes(Mapping[str, Planes]):
@@ -53,6 +53,33 @@ class LazyPlanes(Mapping[str, Planes]):
         return len(self._network.relaxed)
 
 
+class LazyShortcuts(Mapping[str, Shortcut]):
+    """Shortcuts of one box under the default planes, made once enough rows have passed to pay for them."""
+
+    def __init__(self, network: Network, box: Enclosure, planes: Mapping[str, Planes]):
+        self._network, self._box, self._planes = network, box, planes
+        self._parts = network.shortcuts()
+        self._made: dict[str, Shortcut] = {}
+        self._rows = 0
+
+    def expect(self, rows: int) -> None:
+        """Announce rows that are about to pass."""
+        self._rows += rows
+
+    def __getitem__(self, name: str) -> Shortcut:
+        if name not in self._made:
+            if name not in self._parts or self._rows < self._network.graph[name].size:
+                raise KeyError(name)
+            self._made[name] = Shortcut.across(self._network, self._box, self._planes, name, self._parts[name])
+        return self._made[name]
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter(self._made)
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+
 @dataclass
 class Enclosed:
     """Bounds of every node on some boxes, the planes they give, and the last layer's input sensitivity."""
@@ -60,6 +87,7 @@ class Enclosed:
     sensitivity: Tensor
     box: Enclosure = field(default_factory=Enclosure)
     planes: LazyPlanes | dict[str, Planes] = field(default_factory=dict)
+    shortcuts: LazyShortcuts | None = None
 
 
 class TorchEngine:
@@ -166,12 +194,19 @@ class TorchEngine:
         *,
         refined: bool = True,
     ) -> Enclosed:
-        """Bounds of every node over boxes [B, N_in]: intervals, then CROWN for what they leave open."""
+        """Bounds of every node over boxes [B, N_in]: intervals, then CROWN for what they leave open.
+
+        Args:
+            known: bounds to start from, of the same boxes or larger ones.
+            refined: off leaves the intervals.
+        """
         found = Enclosed(torch.zeros_like(lower))
 
         def refine(name: str, box: Enclosure) -> None:
             if found.box is not box:
                 found.box, found.planes = box, LazyPlanes(self.network, box)
+                if lower.shape[0] == 1:
+                    found.shortcuts = LazyShortcuts(self.network, box, found.planes)
             self._refine(name, found, lower, upper, shape)
 
         found.box = propagate(self.network, lower, upper, refine if refined else None, known)
@@ -211,7 +246,10 @@ class TorchEngine:
         found.sensitivity = torch.zeros_like(lower)
 
         def pass_back(part: Tensor) -> Tensor:
-            form = backward(self.network, {name: self.unit_rows(name, part, b)}, box, found.planes)
+            if found.shortcuts is not None:
+                found.shortcuts.expect(2 * len(part))
+            start = {name: self.unit_rows(name, part, b)}
+            form = backward(self.network, start, box, found.planes, shortcuts=found.shortcuts)
             found.sensitivity += form.coeffs.abs().sum(1)
             return concretize(form, lower, upper, shape)[0]
 
@@ -221,7 +259,8 @@ class TorchEngine:
             before = (box.upper[name] - box.lower[name]).flatten(1)[:, probe]
             self.tighten(name, box, [probe], [pass_back(probe)])
             after = (box.upper[name] - box.lower[name]).flatten(1)[:, probe]
-            if not bool(after.sum() < WORTHWHILE * before.sum()):
+            share = seconds_each * len(neurons) / max(self.deadline - time.monotonic(), 1e-9)
+            if not bool(after.sum() < (1 - LEAST_GAIN - 2 * share) * before.sum()):
                 return
         # The widest first, as many as a quarter of the time that is left can hold.
         afford = 0.25 * (self.deadline - time.monotonic()) / seconds_each

@@ -25,7 +25,7 @@ MIDDLING_INPUTS = 64
 #: Share of the time, and seconds, that looking for a counterexample may take before anything is proved.
 FALSIFY_SHARE, FALSIFY_S = 0.15, 3.0
 #: Loss to rounding, per reach of the box, above which the torch engine computes in float64.
-ROUNDING_SHARE = 0.2
+ROUNDING_SHARE = 0.02
 
 
 @dataclass(frozen=True)
