@@ -104,6 +104,10 @@ def _bound_node(network: Network, node: Node, box: Enclosure) -> None:
         lower, upper = _widen(network, lower, upper, slack)
         if node.op in ELEMENTWISE and ELEMENTWISE[node.op].never_negative(node):
             lower = lower.clamp(min=0)
+    if network.largest < torch.finfo(network.dtype).max:
+        # What the engine can still represent may be infinite in the deployed program.
+        lower = lower.masked_fill(lower < -network.largest, -torch.inf)
+        upper = upper.masked_fill(upper > network.largest, torch.inf)
     undefined = torch.isnan(lower) | torch.isnan(upper)
     box.lower[name] = lower.masked_fill(undefined, -torch.inf)
     box.upper[name] = upper.masked_fill(undefined, torch.inf)
@@ -165,7 +169,9 @@ def _linear(network: Network, node: Node, box: Enclosure) -> tuple[Tensor, Tenso
             # Neither program's rounding takes such a sum below 0, where a square root would end.
             negative = rule.magnitude(at, [(~(x >= 0)).to(x.dtype) for x in lows])
             low = torch.where(negative == 0, low.clamp(min=0), low)
-        return low, high, theirs(size) + 3 * own * size
+        low = low.masked_fill(low_size > network.largest, -torch.inf)
+        high = high.masked_fill(high_size > network.largest, torch.inf)
+        return low, high, (theirs(size) + 3 * own * size).masked_fill(size > network.largest, torch.inf)
     centers, radii = [], []
     for low, high in zip(lows, highs, strict=True):
         finite = torch.isfinite(low) & torch.isfinite(high)
@@ -179,6 +185,7 @@ def _linear(network: Network, node: Node, box: Enclosure) -> tuple[Tensor, Tenso
     slack = theirs(size)
     if network.deployed_unit and fixed is None and node.op != "Constant":
         slack = torch.fmin(slack, _partial_sums(network, at.extra_roundings, terms, size, middle.abs() + reach, constant))
+    slack = slack.masked_fill(size > network.largest, torch.inf)  # some partial sum may overflow
     lower, upper = _widen(network, middle, middle, reach + slack)
     return lower, upper, slack + 3 * own * size
 

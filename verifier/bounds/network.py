@@ -45,6 +45,8 @@ class Network:
         self.tiny = torch.finfo(dtype).tiny
         deployed = 2.0**-24 if graph.dtype == "float32" else 2.0**-53
         self.deployed_unit = deployed if soundness is Soundness.IEEE_FLOAT else 0.0
+        #: the largest number of the deployed program, inf when only real arithmetic is asked for
+        self.largest = np.inf if not self.deployed_unit else float(np.finfo(graph.dtype).max)
         self.order: tuple[Node, ...] = tuple(n for n in self.graph.nodes.values() if n.op != "Input")
         self.at = {n.name: NodeTensors(self.graph, n, dtype, device) for n in self.graph.nodes.values()}
         for node in self.order:
