@@ -124,7 +124,7 @@ class DomainEngine:
         per_domain = 14 * clause_rows.shape[1] * sizes * torch.finfo(engine.dtype).bits // 8
         # One step of the ascent is about three passes; a round of them should not take many seconds.
         rate = min(engine.flops_per_second, ASCENT_FLOPS)
-        passes = 3 * max(self.network.row_flops(o) for o in self.network.graph.outputs) / rate
+        passes = 3 * max(1.0, *(self.network.row_flops(o) for o in self.network.graph.outputs)) / rate
         brief = STEP_SECONDS / (passes * clause_rows.shape[1])
         self.batch_size = int(np.clip(min(4 * engine.memory_bytes // per_domain, brief), 2, 256))
 
