@@ -49,7 +49,7 @@ class Clock:
 def digit_samples(classifier: Classifier, count: int, norm: float) -> list[Sample]:
     """Test digits that the network classifies rightly."""
     data = open_dataset("digits")
-    near = Nearness(norm, (0.0, 1.0))
+    near = Nearness(norm, (np.array(0.0), np.array(1.0)))
     found: list[Sample] = []
     for i in range(TEST_PART, len(data)):
         x = classifier.deployed(classifier.flat(data.x[i]))

@@ -177,4 +177,4 @@ def cancer_standardised(parts: Split) -> Split:
     made = [
         replace(p, x=(p.x - center) / scale, valid=(-np.inf, np.inf)) for p in (parts.train, parts.test, parts.trusted)
     ]
-    return Split(*made)
+    return Split(made[0], made[1], made[2])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from verifier.graph.ir import Graph, GraphBuilder
@@ -12,9 +14,10 @@ def dense_net(activation: str, seed: int, sizes: tuple[int, ...] = (4, 8, 8, 3),
     rng = np.random.default_rng(seed)
     builder = GraphBuilder()
     name = builder.add("Input", (), (1, sizes[0]), "x")
-    for i, (n, m) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for i, (n, m) in enumerate(pairwise(sizes)):
         weight = (rng.standard_normal((n, m)) / np.sqrt(n) * 1.5).astype(np.float32)
-        name = builder.add("Dense", (name,), (1, m), f"z{i}", weight=weight, bias=rng.standard_normal(m).astype(np.float32) * 0.3)
+        bias = rng.standard_normal(m).astype(np.float32) * 0.3
+        name = builder.add("Dense", (name,), (1, m), f"z{i}", weight=weight, bias=bias)
         if i < len(sizes) - 2:
             name = builder.add(activation, (name,), (1, m), f"h{i}", **attrs)
     return builder.finish(("x",), (name,))
@@ -65,7 +68,8 @@ def attention_net(seed: int) -> Graph:
     products = builder.add("Mul", (qs, ks), (3, 3, 4), "qk")
     logits = builder.add("ReduceSum", (products,), (3, 3), "logits", axes=(2,), keepdims=False)
     p = builder.add("Softmax", (logits,), (3, 3), "p", axis=1)
-    ps = builder.add("Select", (p,), (3, 3, 4), "ps", indices=np.repeat(np.arange(9).reshape(3, 3)[:, :, None], 4, axis=2))
+    each = np.repeat(np.arange(9).reshape(3, 3)[:, :, None], 4, axis=2)
+    ps = builder.add("Select", (p,), (3, 3, 4), "ps", indices=each)
     vs = builder.add("Select", (v,), (3, 3, 4), "vs", indices=np.repeat(grid[None], 3, axis=0))
     weighted = builder.add("Mul", (ps, vs), (3, 3, 4), "pv")
     mixed = builder.add("ReduceSum", (weighted,), (3, 4), "mixed", axes=(1,), keepdims=False)

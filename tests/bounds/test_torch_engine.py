@@ -128,9 +128,8 @@ def test_rounding_that_decides_is_not_called_safe():
     big = np.array([[2.0**24, -(2.0**24), 1.0]], np.float32)
     z = builder.add("Dense", (x,), (1, 3), "z", weight=big, bias=np.array([1.0, 0.0, 0.0], np.float32))
     h = builder.add("Relu", (z,), (1, 3), "h")
-    y = builder.add(
-        "Dense", (h,), (1, 1), "y", weight=np.array([[1.0], [0.0], [-(2.0**24)]], np.float32), bias=np.zeros(1, np.float32)
-    )
+    weight = np.array([[1.0], [0.0], [-(2.0**24)]], np.float32)
+    y = builder.add("Dense", (h,), (1, 1), "y", weight=weight, bias=np.zeros(1, np.float32))
     graph = builder.finish(("x",), (y,))
     row = np.ones((1, 1))
     point = np.ones((1, 1))

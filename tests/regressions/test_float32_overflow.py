@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from verifier.bounds.torch_engine import TorchEngine
 from verifier.graph.ir import GraphBuilder
 from verifier.outcome import Soundness

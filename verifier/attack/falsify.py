@@ -106,8 +106,10 @@ class Falsifier:
                 return found
         return None
 
-    def pgd(self, run: Run, restarts: int, steps: int, boxes: np.ndarray | None = None) -> object | None:
-        """Sign-gradient descent from random starts, then line searches from the nearest points met.
+    def pgd(
+        self, run: Run, restarts: int, steps: int, boxes: np.ndarray | None = None, *, polish: bool = True
+    ) -> object | None:
+        """Sign-gradient descent from random starts, then (`polish`) line searches from the nearest points met.
 
         Each start aims at one clause of its box.
 
@@ -147,7 +149,7 @@ class Falsifier:
             points = np.clip(points - length * half * np.sign(momentum), low, high)
             rows, size = self.margins(box, points)
         found = self.replay(box, points, rows, size)
-        if found is not None:
+        if found is not None or not polish:
             return found
         # about four times the evaluations so far, spent on the most promising quarter
         few = np.argsort(least)[: max(4, len(box) // 4)]

@@ -123,7 +123,7 @@ def _dot(coeffs: Tensor, offset: Tensor) -> Tensor:
 
 @dataclass
 class _Sums:
-    """What rows have collected on their way: [B, S] float64 each; `magnitude` is what rounding of `offset` scales with."""
+    """What rows collected on their way, float64 [B, S] each; rounding of `offset` scales with `magnitude`."""
 
     offset: Tensor
     magnitude: Tensor
@@ -265,7 +265,8 @@ class Shortcut:
     """A rigorous linear enclosure, from below, of a node's elements and of their negations, as matrices.
 
     For element i of the node and the nodes X it is made of:
-        y_i >= sum_X below[X][i] @ x + offset[0, i] - error[0, i],  -y_i >= sum_X above[X][i] @ x + offset[1, i] - error[1, i].
+         y_i >= sum_X below[X][i] @ x + offset[0, i] - error[0, i],
+        -y_i >= sum_X above[X][i] @ x + offset[1, i] - error[1, i].
     Rows then cross a large elementwise part of a network, such as attention, as small matrix products.
 
     Attributes:
@@ -293,7 +294,8 @@ class Shortcut:
         if domain.rigorous:
             unit = domain.network.own_unit
             own = 2 * gamma(2 * rows.shape[1] + 4, unit)
-            sums.error = sums.error + weigh(self.error) + own * ((positive + negative).double() @ self.reach).unsqueeze(0)
+            products = ((positive + negative).double() @ self.reach).unsqueeze(0)
+            sums.error = sums.error + weigh(self.error) + own * products
         found = {}
         for name, below in self.below.items():
             part = positive @ below + negative @ self.above[name]
@@ -314,12 +316,9 @@ class Shortcut:
         for source, (below, above) in halves.items():
             size = box.magnitude(source).double().reshape(-1)
             reach = reach + torch.maximum(below.abs(), above.abs()).double() @ size
-        return Shortcut(
-            {k: v[0] for k, v in halves.items()},
-            {k: v[1] for k, v in halves.items()},
-            *(t.reshape(2, node.size) for t in (sums.offset, sums.error, sums.magnitude)),
-            reach,
-        )
+        offset, error, magnitude = (t.reshape(2, node.size) for t in (sums.offset, sums.error, sums.magnitude))
+        below, above = ({k: v[side] for k, v in halves.items()} for side in (0, 1))
+        return Shortcut(below, above, offset, error, magnitude, reach)
 
 
 def _slack(network: Network, name: str, box: Enclosure, planes: Mapping[str, Planes]) -> Tensor:

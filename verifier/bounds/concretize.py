@@ -42,7 +42,7 @@ class InputShape:
         ball = inputs.ball
         if ball is None or np.isinf(ball.p):
             return cls(tensor(inputs.row_coeffs), tensor(inputs.row_limits))
-        center = tensor(ball.center)
+        center = torch.as_tensor(ball.center, dtype=torch.float64, device=device)
         scale = torch.ones_like(center) if ball.scale is None else tensor(ball.scale)
         return cls(tensor(inputs.row_coeffs), tensor(inputs.row_limits), center, scale, ball.radius, ball.p)
 

@@ -21,7 +21,6 @@ from verifier.bounds.slopes import Ascent, SlopeSpace
 from verifier.bounds.torch_engine import Enclosed, TorchEngine
 from verifier.ops.elementwise import ELEMENTWISE
 
-
 #: Seconds that one step of the ascent over a batch may take.
 STEP_SECONDS = 0.2
 #: Rate to count on at most: unlike the root's passes, these take no shortcuts.
@@ -239,7 +238,7 @@ class DomainEngine:
         points, closed = minimiser[row, best], self.closed(batch, margins)
         return DomainBounds(done, margins.double().cpu().numpy(), points.double().cpu().numpy(), closed.cpu().numpy())
 
-    def _scores(self, visits: dict[str, Tensor], planes: dict[str, Planes], box: Enclosure, best: Tensor) -> Tensor:
+    def _scores(self, visits: Mapping[str, Tensor], planes: dict[str, Planes], box: Enclosure, best: Tensor) -> Tensor:
         """How much of the bound each open neuron's relaxation costs at most: |A| times the widest gap.
 
         For a relu with A < 0 this is A * u l / (u - l), the intercept score of BaBSR and kFSB.

@@ -21,7 +21,13 @@ MOST_ITERATIONS = 20
 
 
 def optimise_intermediate(
-    engine: TorchEngine, found: Enclosed, lower: Tensor, upper: Tensor, shape: InputShape | None, run: Run, seconds: float
+    engine: TorchEngine,
+    found: Enclosed,
+    lower: Tensor,
+    upper: Tensor,
+    shape: InputShape | None,
+    run: Run,
+    seconds: float,
 ) -> int:
     """Tighten `found` in place within about `seconds`; returns the number of neurons that became stable.
 

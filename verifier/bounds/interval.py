@@ -184,7 +184,8 @@ def _linear(network: Network, node: Node, box: Enclosure) -> tuple[Tensor, Tenso
     reach = rule.magnitude(at, radii) * (1 + 2 * own) + 3 * own * size
     slack = theirs(size)
     if network.deployed_unit and fixed is None and node.op != "Constant":
-        slack = torch.fmin(slack, _partial_sums(network, at.extra_roundings, terms, size, middle.abs() + reach, constant))
+        halved = _partial_sums(network, at.extra_roundings, terms, size, middle.abs() + reach, constant)
+        slack = torch.fmin(slack, halved)
     slack = slack.masked_fill(size > network.largest, torch.inf)  # some partial sum may overflow
     lower, upper = _widen(network, middle, middle, reach + slack)
     return lower, upper, slack + 3 * own * size

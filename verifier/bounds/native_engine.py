@@ -58,7 +58,7 @@ class NativeEngine:
             )
         module = native()
         self.graph = graph
-        self.soundness = soundness
+        self.soundness: Soundness = soundness
         self.threads = module.available_threads() if threads is None else max(1, threads)
         self._network = (module.NetworkDouble if graph.dtype == "float64" else module.NetworkFloat)(graph.input_size)
         for stage in Stager(graph, rounded=soundness is Soundness.IEEE_FLOAT).run():

@@ -16,7 +16,6 @@ from verifier.ops.linear import LINEAR
 from verifier.ops.lowering import lower
 from verifier.outcome import Soundness
 
-
 #: Nodes that add up or move what a relaxed node gives, without changing any sign.
 _SUMS = ("ReduceSum", "Reshape", "Transpose")
 #: How much larger than the sum a relaxed node must be, and the most numbers of the matrices across it.
@@ -77,7 +76,8 @@ class Network:
     def join_outputs(self, values: dict[str, Tensor]) -> Tensor:
         """{name: [B, *shape]} -> [B, N_out]."""
         lead = max(values[n].shape[0] for n in self.graph.outputs)
-        return torch.cat([values[n].reshape(values[n].shape[0], -1).expand(lead, -1) for n in self.graph.outputs], dim=1)
+        flat = [values[n].reshape(values[n].shape[0], -1).expand(lead, -1) for n in self.graph.outputs]
+        return torch.cat(flat, dim=1)
 
     def split_rows(self, rows: Tensor) -> dict[str, Tensor]:
         """Rows over the flat outputs [B, S, N_out] -> {output name: [B, S, *shape]} (summed where repeated)."""
@@ -146,7 +146,7 @@ class Network:
             if self.graph[name].size < _EXPANSION * size or top in self.graph.outputs:
                 continue
             stop: set[str] = set()
-            for node in reversed(self.graph.nodes.values()):
+            for node in reversed(tuple(self.graph.nodes.values())):
                 if node.name in inside or not inside.intersection(self.consumers[node.name]):
                     continue
                 linear = node.op in LINEAR and node.inputs and node.size > 2 * size

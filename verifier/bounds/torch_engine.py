@@ -37,7 +37,8 @@ class LazyPlanes(Mapping[str, Planes]):
     """Default planes of the relaxed nodes, made when first met."""
 
     def __init__(self, network: Network, box: Enclosure):
-        self._network, self._box, self._made = network, box, {}
+        self._network, self._box = network, box
+        self._made: dict[str, Planes] = {}
 
     def __getitem__(self, name: str) -> Planes:
         if name not in self._made:

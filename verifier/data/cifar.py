@@ -11,7 +11,7 @@ from verifier.data.dataset import Dataset
 from verifier.errors import SpecError
 
 _PIXELS = 3 * 32 * 32
-CIFAR10_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
+CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
 def load_cifar(paths: str | Path | Sequence[str | Path]) -> Dataset:

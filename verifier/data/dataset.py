@@ -63,7 +63,8 @@ class Dataset:
         if y.shape != (rows,):
             raise ShapeError(f"{where}: y: expected [{rows}] labels, one a row of x, got shape {y.shape}")
         if y.size and (y.dtype.kind not in "iub" or y.min() < 0 or y.max() >= len(self.classes)):
-            raise SpecError(f"{where}: labels must be integers in 0..{len(self.classes) - 1}, the number of class names")
+            last = len(self.classes) - 1
+            raise SpecError(f"{where}: labels must be integers in 0..{last}, the number of class names")
         if len(self.classes) < 2:
             raise SpecError(f"{where}: expected at least two classes, got {len(self.classes)}")
         return np.array(y, dtype=np.int64)

@@ -57,11 +57,13 @@ def load_idx(images: str | Path, labels: str | Path | None = None) -> Dataset:
     """
     images = Path(images)
     if labels is None:
-        labels = images.with_name(images.name.replace("images-idx3", "labels-idx1").replace("images.idx3", "labels.idx1"))
+        name = images.name.replace("images-idx3", "labels-idx1").replace("images.idx3", "labels.idx1")
+        labels = images.with_name(name)
     if Path(labels) == images or not Path(labels).exists():
         raise SpecError(f"{images}: no labels file beside it (expected {Path(labels).name}); name it explicitly")
     x, y = read_idx(images), read_idx(labels)
     if x.ndim != 3 or x.dtype != np.uint8 or y.ndim != 1:
-        raise SpecError(f"{images}: expected byte images [n, H, W] and labels [n], got {x.shape} {x.dtype} and {y.shape}")
+        got = f"{x.shape} {x.dtype} and {y.shape}"
+        raise SpecError(f"{images}: expected byte images [n, H, W] and labels [n], got {got}")
     classes = tuple(map(str, range(max(int(y.max(initial=0)) + 1, 2))))
     return Dataset(x[:, None].astype(np.float32) / 255.0, y, classes, "image", (0.0, 1.0), images.name.split(".")[0])

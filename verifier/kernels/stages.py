@@ -25,8 +25,8 @@ _TINY = {"float32": 2.0**-126, "float64": 2.0**-1022}
 _UNIT = {"float32": 2.0**-24, "float64": 2.0**-53}
 
 LINEAR = {
-    "Input", "Constant", "Dense", "Conv", "ConvTranspose", "Scale", "Add", "Sub", "Reshape", "Transpose", "Select", "Concat",
-    "ReduceSum", "BlockDense",
+    "Input", "Constant", "Dense", "BlockDense", "Conv", "ConvTranspose", "Scale", "Add", "Sub", "Reshape", "Transpose",
+    "Select", "Concat", "ReduceSum",
 }  # fmt: skip
 ACTIVATIONS = {"Relu": "relu", "LeakyRelu": "leaky_relu", "Sigmoid": "sigmoid", "Tanh": "tanh"}
 #: Absolute error of the deployed sigmoid and tanh in unit round-offs, as in ops/sshaped.py.

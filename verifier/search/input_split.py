@@ -13,8 +13,8 @@ import numpy as np
 from verifier.attack.falsify import Falsifier
 from verifier.bounds.engine import BoxBounds, BoxEngine
 from verifier.run import Run
-from verifier.search.pace import Pace
 from verifier.search.input_shape import form_minimum, shrink, shrink_to_halfspace
+from verifier.search.pace import Ends, Pace
 from verifier.spec.groups import Group
 from verifier.spec.problem import InputSet
 
@@ -80,8 +80,8 @@ def split_inputs(engine: BoxEngine, group: Group, falsifier: Falsifier, run: Run
     exhausted = False
     first = True
 
-    def halve(bounds: BoxBounds, low: np.ndarray, high: np.ndarray, margins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return bisect(bounds, group, margins, low, high)[:2]
+    def halve(bounds: BoxBounds, low: np.ndarray, high: np.ndarray, row_margins: np.ndarray) -> Ends:
+        return bisect(bounds, group, row_margins, low, high)[:2]
 
     while len(pool):
         if run.stopped():

@@ -11,8 +11,9 @@ from verifier.bounds.engine import BoxBounds, BoxEngine
 from verifier.run import Run
 from verifier.spec.groups import Group
 
+Ends = tuple[np.ndarray, np.ndarray]
 #: (bounds, lower, upper, row margins) -> ends of two children per box, first halves first
-Halve = Callable[[BoxBounds, np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+Halve = Callable[[BoxBounds, np.ndarray, np.ndarray, np.ndarray], Ends]
 
 #: Seconds that one call should take at least, and at most.
 BRISK_S, PATIENT_S = 0.05, 1.0
@@ -32,7 +33,7 @@ class Pace:
         refine: whether backward passes are worth their time here.
     """
 
-    def __init__(self, engine: BoxEngine, group: Group, run: Run, batch: int = 64):
+    def __init__(self, engine: BoxEngine, group: Group, run: Run, batch: int = 1):
         self.engine, self.group, self.run = engine, group, run
         self.batch, self.refine = batch, True
         self._compare_at = 0

@@ -22,6 +22,8 @@ from verifier.spec.query import Query
 FEW_INPUTS = 12
 #: Up to this many, whether splitting inputs would do is predicted from a few splits.
 MIDDLING_INPUTS = 64
+#: Share of the time left that this prediction may take.
+LOOK_AHEAD_SHARE = 0.05
 #: Share of the time, and seconds, that looking for a counterexample may take before anything is proved.
 FALSIFY_SHARE, FALSIFY_S = 0.15, 3.0
 #: Loss to rounding, per reach of the box, above which the torch engine computes in float64.
@@ -75,7 +77,7 @@ def _attack(falsifier: Falsifier, run: Run, groups: int, attack_only: bool) -> o
     if not attack_only:
         share = min(FALSIFY_SHARE * share, FALSIFY_S)
     brief = run.limited(share)
-    found = falsifier.sample(brief, 200) or falsifier.pgd(brief, 32, 20)
+    found = falsifier.sample(brief, 200) or falsifier.pgd(brief, 32, 20, polish=attack_only)
     return _keep_attacking(falsifier, brief) if found is None and attack_only else found
 
 
@@ -149,6 +151,8 @@ def _inputs_suffice(engine: BoxEngine, group: Group, run: Run) -> bool:
     for depth in range(1, 4):
         if margin > 0:
             return True
+        if time.monotonic() - begin > LOOK_AHEAD_SHARE * run.remaining():
+            break
         low, high, *_ = bisect(bounds, group, bounds.lower - limits, lower, upper)
         after = engine.bound_boxes(low, high, group.rows.coeffs)
         margins = group.rows.clause_margins(after.lower - limits).min(axis=1)
