@@ -118,7 +118,7 @@ def _native_engine(query: Query, settings: Settings, soundness: Soundness) -> Bo
 
 def _prove(engine: BoxEngine, falsifier: Falsifier, run: Run) -> Conclusion:
     """Split inputs where there are few, or where a look ahead says that it will do; else neurons."""
-    group = falsifier.group
+    group, before = falsifier.group, run.visited
     moving = int((group.upper > group.lower).any(axis=0).sum())
     if moving > FEW_INPUTS:
         if moving > MIDDLING_INPUTS or len(group.lower) > 1 or not _inputs_suffice(engine, group, run):
@@ -136,7 +136,8 @@ def _prove(engine: BoxEngine, falsifier: Falsifier, run: Run) -> Conclusion:
     if result.witness is not None:
         return Conclusion(Verdict.SAT, StopReason.COUNTEREXAMPLE, result.witness)
     if result.open_count == 0:
-        return Conclusion(Verdict.UNSAT, StopReason.PROVED_BY_SEARCH)
+        at_once = run.visited - before <= len(group.lower)
+        return Conclusion(Verdict.UNSAT, StopReason.PROVED_BY_BOUNDS if at_once else StopReason.PROVED_BY_SEARCH)
     return _stopped(run, f"{result.open_count} boxes open")
 
 
