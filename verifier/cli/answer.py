@@ -153,14 +153,15 @@ def print_answer(report: Report, line: VerdictLine, args: argparse.Namespace) ->
         _write_json(report, args.json)
         return 130
     if line.claim():
+        # The files first: a reader that closes the pipe after the verdict must not cost them.
+        if report.witness is not None and args.witness is not None:
+            with open(args.witness, "w", encoding="utf-8") as file:
+                file.write(report.witness.text)
+        _write_json(report, args.json)
         print(report.verdict.value)
         if report.witness is not None:
             sys.stdout.write(report.witness.text)
         sys.stdout.flush()
-    if report.witness is not None and args.witness is not None:
-        with open(args.witness, "w", encoding="utf-8") as file:
-            file.write(report.witness.text)
-    _write_json(report, args.json)
     print_log(report, explain=args.explain)
     return 0
 
