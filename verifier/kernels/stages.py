@@ -17,7 +17,7 @@ from verifier.graph.passes.rounding import products
 from verifier.kernels.sparse import Sparse, convolution_matrix, kronecker, transposed_convolution_matrix
 
 #: Most nonzeros of one sparse map, and of all; larger convolutions are left to the torch engine.
-SPARSE_LIMIT, SPARSE_TOTAL = 8_000_000, 48_000_000
+SPARSE_LIMIT, SPARSE_TOTAL = 8_000_000, 28_000_000
 #: Matrices with more entries, and a smaller share of nonzeros, than this are kept by their nonzeros.
 SMALL_MATRIX, SPARSE_SHARE = 4096, 0.08
 #: Smallest normal numbers: cover underflow in the deployed program, flushed to zero or not.
