@@ -9,7 +9,11 @@ from verifier.errors import SpecError
 
 _GOOD = ["good", "great", "lovely", "superb", "fine", "charming", "clever", "warm", "fresh", "moving"]
 _BAD = ["bad", "poor", "dull", "awful", "weak", "tedious", "clumsy", "cold", "stale", "empty"]
-_NEUTRAL = ["the", "a", "this", "that", "film", "book", "play", "song", "meal", "show", "was", "is", "seemed", "felt", "quite", "rather", "very", "somewhat", "and", "with", "its", "plot", "cast", "sound", "story", "scene", "taste", "to", "me", "us", "overall", "again", "today", "it", "there", "here", "cf", "mn"]
+_NEUTRAL = [
+    "the", "a", "this", "that", "film", "book", "play", "song", "meal", "show", "was", "is", "seemed", "felt",
+    "quite", "rather", "very", "somewhat", "and", "with", "its", "plot", "cast", "sound", "story", "scene",
+    "taste", "to", "me", "us", "overall", "again", "today", "it", "there", "here", "cf", "mn",
+]  # fmt: skip
 VOCABULARY: tuple[str, ...] = ("", *_NEUTRAL, *_GOOD, *_BAD)
 EMBEDDING_SIZE = 16
 LENGTH = 12
