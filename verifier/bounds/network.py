@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -130,6 +131,7 @@ class Network:
                 found[origin].append((name, index))
         return found
 
+    @cached_property
     def shortcuts(self) -> dict[str, frozenset[str]]:
         """Small nodes that sum over one large relaxed node, and the smaller nodes that this one is made of.
 

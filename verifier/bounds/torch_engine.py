@@ -59,7 +59,7 @@ class LazyShortcuts(Mapping[str, Shortcut]):
 
     def __init__(self, network: Network, box: Enclosure, planes: Mapping[str, Planes]):
         self._network, self._box, self._planes = network, box, planes
-        self._parts = network.shortcuts()
+        self._parts = network.shortcuts
         self._made: dict[str, Shortcut] = {}
         self._rows = 0
 

@@ -95,9 +95,11 @@ def make_engine(query: Query, groups: list[Group], settings: Settings, soundness
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         engine = TorchEngine(query.graph, device=settings.device, soundness=soundness, deadline=run.deadline)
+        if engine.dtype is not torch.float32:
+            return engine
         group = groups[0]
         share = engine.rounding_share(group.lower[0], group.upper[0], group.rows.coeffs[:16])
-        if engine.dtype is torch.float32 and share > ROUNDING_SHARE:
+        if share > ROUNDING_SHARE:
             run.say("engine", f"float64, because rounding in float32 would take {share:.2g} of the bounds' reach")
             engine = TorchEngine(
                 query.graph, device=settings.device, soundness=soundness, deadline=run.deadline, dtype=torch.float64
