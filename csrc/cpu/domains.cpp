@@ -4,8 +4,11 @@
 #include <chrono>
 #include <cmath>
 #include <ctime>
+#include <memory>
 
+#include "compact_network.h"
 #include "network_storage.h"
+#include "route.h"
 
 namespace verifier {
 
@@ -19,94 +22,120 @@ Time::duration span(double seconds) {
     return std::chrono::duration_cast<Time::duration>(std::chrono::duration<double>(std::max(0.0, std::min(seconds, 1e6))));
 }
 
-constexpr double kBlockBytes = 6e6;  // of one thread's block: rows stay close to the caches
-constexpr int64_t kMostRows = 96, kFewestRows = 32;
+// Rows of a block, so that two stages of it stay in the second-level cache where that is possible.
+constexpr int64_t kMostRows = 64, kFewestRows = 32, kWideStage = 8192;
+
+// Number of the first source neuron that neuron i of a stage reads: neighbours read the same ones.
+template <typename T>
+int32_t first_source(const Stage<T>& stage, int32_t i) {
+    if (stage.term_count == 0) return 0;
+    const Term<T>& term = stage.terms[0];
+    if (term.kind == MapKind::kDiagonal) return i;
+    if (term.kind == MapKind::kDense || term.by_row.start[i] == term.by_row.start[i + 1]) return 0;
+    return term.by_row.index[term.by_row.start[i]];
+}
+
+// Neurons of each stage, among those left, that the listed neurons of stage `index` read.
+template <typename T>
+std::vector<std::vector<int32_t>> sources_of(const CompactNet<T>& net, int index, const std::vector<int32_t>& neurons) {
+    std::vector<std::vector<int32_t>> starts(index);
+    const Stage<T>& stage = net.plan->stages[index];
+    for (int t = 0; t < stage.term_count; ++t) {
+        const Term<T>& term = stage.terms[t];
+        const CompactStage<T>& source = net.stages[term.source];
+        std::vector<int32_t>& list = starts[term.source];
+        if (term.kind == MapKind::kDense) {
+            for (int64_t k = 0; k < source.size; ++k) list.push_back(static_cast<int32_t>(k));
+            continue;
+        }
+        const auto add = [&](int32_t i) {
+            if (source.position[i] >= 0) list.push_back(source.position[i]);
+        };
+        for (int32_t i : neurons) {
+            if (term.kind == MapKind::kDiagonal) add(i);
+            else
+                for (int64_t k = term.by_row.start[i]; k < term.by_row.start[i + 1]; ++k) add(term.by_row.index[k]);
+        }
+    }
+    return starts;
+}
 
 }  // namespace
 
-// The root's scratch, and a block of rows for each thread.
+// The root's scratch, its compact form, and a block of rows for each thread.
 template <typename T>
-struct Domains<T>::Blocks {
+struct Domains<T>::Memory {
+    struct Thread {
+        std::vector<AlignedArray<T>> values;
+        std::vector<T*> stages;
+        AlignedArray<T> kept[5], losses;
+        AlignedArray<double> doubles[4];
+        std::vector<int32_t> numbers, waiting;
+        std::vector<SplitEntry<T>> splits;
+        BlockScratch<T> block{};
+    };
+
     typename Network<T>::Scratch root;
-    std::vector<AlignedArray<T>> arrays;
-    std::list<AlignedArray<double>> doubles;
-    std::list<std::vector<T*>> pointers;
-    std::list<std::vector<int32_t>> numbers;
-    std::vector<std::vector<SplitEntry<T>>> splits;
-    std::vector<BlockScratch<T>> blocks;
-    std::vector<T*> free, previous_lower, previous_upper;
+    CompactNetwork<T> compact;
+    std::unique_ptr<Route<T>> below_output;
+    std::vector<std::vector<T>> previous_lower, previous_upper;
+    std::vector<std::unique_ptr<Thread>> threads;
+    int64_t kept_capacity = 0;
 
-    explicit Blocks(const Plan<T>& plan) : root(plan) {}
+    Memory(const Plan<T>& plan, const double* lower, const double* upper) : root(plan), compact(plan, lower, upper) {}
 
-    T* array(int64_t size) {
-        arrays.emplace_back(size);
-        return arrays.back().get();
+    void add_thread(const Plan<T>& plan, int64_t rows) {
+        threads.push_back(std::make_unique<Thread>());
+        Thread& mine = *threads.back();
+        for (int s = 0; s < plan.count; ++s) mine.values.emplace_back(rows * plan.stages[s].size);
+        for (auto& array : mine.values) mine.stages.push_back(array.get());
+        mine.losses = AlignedArray<T>(rows);
+        for (auto& array : mine.doubles) array = AlignedArray<double>(rows);
+        mine.numbers.resize(3 * rows);
+        mine.waiting.resize(plan.count);
+        BlockScratch<T>& block = mine.block;
+        block.block = rows;
+        block.values = mine.stages.data();
+        block.waiting = mine.waiting.data();
+        block.losses = mine.losses.get();
+        double** const numbers[] = {&block.offsets, &block.bound, &block.best_bound, &block.limit};
+        for (int k = 0; k < 4; ++k) *numbers[k] = mine.doubles[k].get();
+        block.row = mine.numbers.data();
+        block.codes = block.row + rows;
+        block.split_count = block.codes + rows;
     }
-    double* wide(int64_t size) {
-        doubles.emplace_back(size);
-        return doubles.back().get();
-    }
-    int32_t* list(int64_t size) {
-        numbers.emplace_back(size);
-        return numbers.back().data();
-    }
-    T** stages(const Plan<T>& plan, int64_t rows, bool every) {
-        pointers.emplace_back();
-        for (int s = 0; s < plan.count; ++s) {
-            const bool wanted = every || plan.stages[s].activation != Activation::kIdentity;
-            pointers.back().push_back(wanted ? array(rows * plan.stages[s].stride) : nullptr);
+
+    // Room for the neurons now kept, and for so many splits of a row.
+    void enlarge(int64_t kept, int64_t splits) {
+        const bool more = kept > kept_capacity;
+        if (more) kept_capacity = kept + kept / 4 + 64;
+        for (auto& thread : threads) {
+            BlockScratch<T>& block = thread->block;
+            if (more || block.seen == nullptr) {
+                for (auto& array : thread->kept) array = AlignedArray<T>(block.block * kept_capacity);
+                T** const fields[] = {&block.seen, &block.slopes, &block.best, &block.mean, &block.square};
+                for (int k = 0; k < 5; ++k) *fields[k] = thread->kept[k].get();
+            }
+            if (block.most_splits < splits) {
+                block.most_splits = splits + 8;
+                thread->splits.assign(block.block * block.most_splits, SplitEntry<T>{});
+                block.splits = thread->splits.data();
+            }
         }
-        return pointers.back().data();
-    }
-    void add(const Plan<T>& plan, int64_t rows) {
-        BlockScratch<T> one{};
-        one.block = rows;
-        one.coeffs = stages(plan, rows, true);
-        one.values = stages(plan, rows, true);
-        for (T*** field : {&one.slopes, &one.best, &one.mean, &one.square}) *field = stages(plan, rows, false);
-        one.relaxed = array(rows * plan.longest_stride);
-        one.waiting = reinterpret_cast<int*>(list(plan.count));
-        one.offsets = wide(rows * kMostLanes);
-        one.losses = array(rows * kMostLanes);
-        for (double** field : {&one.bound, &one.best_bound, &one.limit}) *field = wide(rows);
-        one.row = list(rows);
-        one.codes = list(rows);
-        one.split_count = list(rows);
-        if (plan.sparse) {
-            const int64_t wide_rows = (rows + kMostLanes - 1) / kMostLanes * kMostLanes;
-            one.across = array(plan.longest_stride * wide_rows);
-            one.across_out = array(plan.longest_stride * wide_rows);
-        }
-        splits.emplace_back();
-        blocks.push_back(one);
     }
 };
 
 template <typename T>
-Domains<T>::Domains(Network<T>& network, const double* lower, const double* upper, int threads,
-                    double seconds)
-    : network_(network), stages_(network.stages_), threads_(std::max(1, threads)),
-      lower_(lower, lower + network.inputs()), upper_(upper, upper + network.inputs()) {
-    plan_ = network.plan_without_forms(stages_);
-    double sums = 0;
-    for (const Stage<T>& stage : stages_) sums += static_cast<double>(stage.stride);
-    const auto rows = static_cast<int64_t>(kBlockBytes / (6 * sums * sizeof(T)));
-    block_rows_ = std::min(kMostRows, std::max(kFewestRows, rows / 16 * 16));
-    blocks_ = std::make_unique<Blocks>(plan_);
-    blocks_->free = std::vector<T*>();
-    for (int s = 0; s < plan_.count; ++s) blocks_->free.push_back(blocks_->array(plan_.stages[s].stride));
-    root_ = {&plan_, blocks_->root.work.stages, blocks_->free.data(), nullptr, nullptr, nullptr, lower_.data(), upper_.data()};
-    for (int thread = 0; thread < threads_; ++thread) block(thread, 1);
-    blocks_->root.add_rows(plan_, threads_);
-    blocks_->root.work.row_threads = threads_;
-    blocks_->root.work.share = [](int64_t items, int count, Task task, void* context) {
-        parallel_for(items, count, [&](int number, int64_t item) { task(context, number, item); });
-    };
+Domains<T>::Domains(Network<T>& network, const double* lower, const double* upper, int threads, double seconds)
+    : network_(network), plan_(network.plan_), threads_(std::max(1, threads)),
+      lower_(lower, lower + network.inputs()), upper_(upper, upper + network.inputs()),
+      memory_(std::make_unique<Memory>(plan_, lower, upper)) {
+    int64_t widest = 0;
+    for (int s = 0; s < plan_.count; ++s) widest = std::max(widest, plan_.stages[s].size);
+    block_rows_ = widest > kWideStage ? kFewestRows : kMostRows;
+    for (int thread = 0; thread < threads_; ++thread) memory_->add_thread(plan_, block_rows_);
     const std::clock_t begin = std::clock();
-    const auto end = Time::now() + span(seconds);
-    blocks_->root.work.clock = {is_over, &end};
-    run_root(0, 0, {nullptr, nullptr});
-    blocks_->root.work.clock = {nullptr, nullptr};
+    run_root(0, 0, seconds);
     // Of the processor, so that other processes do not count; the threads share the work.
     plain_seconds_ = static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC / threads_;
 }
@@ -115,56 +144,95 @@ template <typename T>
 Domains<T>::~Domains() = default;
 
 template <typename T>
-BlockScratch<T>& Domains<T>::block(int thread, int64_t most_splits) {
-    while (static_cast<int>(blocks_->blocks.size()) <= thread) blocks_->add(plan_, block_rows_);
-    BlockScratch<T>& found = blocks_->blocks[thread];
-    if (found.most_splits < most_splits) {
-        found.most_splits = most_splits + 8;
-        blocks_->splits[thread].assign(block_rows_ * found.most_splits, SplitEntry<T>{});
-        found.splits = blocks_->splits[thread].data();
-    }
-    return found;
+const std::vector<int32_t>& Domains<T>::open_stage() const {
+    return memory_->compact.open_stage();
 }
 
 template <typename T>
-void Domains<T>::run_root(int64_t iterations, int first, Clock clock) {
-    Blocks& mine = *blocks_;
+const std::vector<int32_t>& Domains<T>::open_index() const {
+    return memory_->compact.open_feature();
+}
+
+// Bounds, lines and charges of every stage for the box, each stage compact once it is bounded.
+template <typename T>
+void Domains<T>::run_root(int64_t iterations, int first, double seconds) {
+    Memory& mine = *memory_;
+    Workspace<T>& work = mine.root.work;
+    const Isa<T>& isa = network_.isa_;
     const bool again = !mine.previous_lower.empty();
-    // Until the neurons are listed again, nothing is open.
-    std::vector<int64_t> none(plan_.count + 1, 0);
-    root_.open_start = none.data();
-    const RootJob<T> job{lower_.data(), upper_.data(), again ? mine.previous_lower.data() : nullptr,
-                         again ? mine.previous_upper.data() : nullptr, iterations, first, mine.blocks.data(), clock};
-    failed_ = !network_.isa_.bound_root(mine.root.work, root_, job);
-    list_open();
-    if (!again)
-        for (int s = 0; s < plan_.count; ++s) {
-            mine.previous_lower.push_back(mine.array(plan_.stages[s].stride));
-            mine.previous_upper.push_back(mine.array(plan_.stages[s].stride));
+    const auto end = Time::now() + span(seconds);
+    const Clock clock{is_over, &end};
+    mine.compact.clear();
+    bool good = isa.enter_root(plan_, work, lower_.data(), upper_.data());
+    for (int s = 1; s < plan_.count && good; ++s) {
+        good = isa.forward_root(plan_, work, s);
+        if (!good) break;
+        StageState<T>& state = work.stages[s];
+        const Stage<T>& stage = plan_.stages[s];
+        for (int64_t i = 0; again && i < stage.size; ++i) {
+            state.lower[i] = std::max(state.lower[i], mine.previous_lower[s][i]);
+            state.upper[i] = std::min(state.upper[i], mine.previous_upper[s][i]);
         }
-    for (int s = 0; s < plan_.count && !failed_; ++s) {
-        const int64_t size = plan_.stages[s].size;
-        std::copy(root_.stages[s].lower, root_.stages[s].lower + size, mine.previous_lower[s]);
-        std::copy(root_.stages[s].upper, root_.stages[s].upper + size, mine.previous_upper[s]);
+        if (stage.refine && !again) bound_stage(s, 0, clock);
+        if (stage.refine && iterations > 0 && s >= first) bound_stage(s, iterations, clock);
+        isa.relax_root(plan_, work, s);
+        mine.compact.add_stage(state);
+    }
+    failed_ = !good;
+    if (failed_) mine.compact.clear();
+    const CompactNetwork<T>& compact = mine.compact;
+    root_ = {compact.net(), work.stages, static_cast<int64_t>(compact.open_stage().size()), compact.open_feature().data(),
+             compact.open_stage().data(), compact.open_kept().data(), lower_.data(), upper_.data()};
+    if (failed_) return;
+    mine.enlarge(compact.kept_count(), 1);
+    std::vector<std::vector<int32_t>> starts(plan_.count);
+    for (int64_t i = 0; i < root_.net.stages[plan_.count - 1].size; ++i) starts.back().push_back(static_cast<int32_t>(i));
+    mine.below_output = std::make_unique<Route<T>>(root_.net, starts);
+    mine.previous_lower.resize(plan_.count);
+    mine.previous_upper.resize(plan_.count);
+    for (int s = 1; s < plan_.count; ++s) {
+        const StageState<T>& state = work.stages[s];
+        mine.previous_lower[s].assign(state.lower, state.lower + plan_.stages[s].size);
+        mine.previous_upper[s].assign(state.upper, state.upper + plan_.stages[s].size);
     }
 }
 
+// Backward bounds of the neurons of a stage whose function is not linear on what is known of them; with
+// `iterations`, of those whose split could help, under slopes of their own.
 template <typename T>
-void Domains<T>::list_open() {
-    open_start_.assign(1, 0);
-    open_index_.clear();
-    open_stage_.clear();
-    for (int s = 0; s < plan_.count; ++s) {
-        for (int64_t i = 0; s > 0 && !failed_ && i < plan_.stages[s].size; ++i)
-            if (blocks_->free[s][i] > 0) {
-                open_index_.push_back(static_cast<int32_t>(i));
-                open_stage_.push_back(s);
-            }
-        open_start_.push_back(static_cast<int64_t>(open_index_.size()));
-    }
-    root_.open_start = open_start_.data();
-    root_.open_index = open_index_.data();
-    root_.open_stage = open_stage_.data();
+void Domains<T>::bound_stage(int index, int64_t iterations, Clock clock) {
+    Memory& mine = *memory_;
+    const Stage<T>& stage = plan_.stages[index];
+    StageState<T>& state = mine.root.work.stages[index];
+    const bool curved = stage.activation == Activation::kSigmoid || stage.activation == Activation::kTanh;
+    if (curved && iterations > 0) return;
+    std::vector<int32_t> neurons;
+    for (int64_t i = 0; i < stage.size; ++i)
+        if (curved ? state.lower[i] < state.upper[i] : state.lower[i] < 0 && state.upper[i] > 0)
+            neurons.push_back(static_cast<int32_t>(i));
+    std::stable_sort(neurons.begin(), neurons.end(),
+                     [&](int32_t a, int32_t b) { return first_source(stage, a) < first_source(stage, b); });
+    mine.enlarge(mine.compact.kept_count(), 1);
+    const int64_t count = static_cast<int64_t>(neurons.size());
+    const int64_t size = std::max<int64_t>(1, std::min(block_rows_ / 2, (count + threads_ - 1) / threads_));
+    DomainRoot<T> root{};
+    root.net = mine.compact.net();
+    root.states = mine.root.work.stages;
+    const T limit = static_cast<T>(Precision<T>::kHuge);
+    parallel_for((count + size - 1) / size, threads_, [&](int thread, int64_t item) {
+        if (clock.over()) return;
+        const std::vector<int32_t> part(neurons.begin() + item * size, neurons.begin() + std::min(count, (item + 1) * size));
+        const Route<T> route(root.net, sources_of(root.net, index, part));
+        std::vector<double> lower(part.size()), upper(part.size());
+        network_.isa_.bound_neurons(root, route.stages(), mine.threads[thread]->block,
+                                    {index, static_cast<int64_t>(part.size()), part.data(), iterations, lower.data(), upper.data()}, clock);
+        for (size_t k = 0; k < part.size(); ++k) {
+            const T low = round_down<T>(lower[k]), high = round_up<T>(upper[k]);
+            T &known_low = state.lower[part[k]], &known_high = state.upper[part[k]];
+            if (low > known_low && low <= limit) known_low = low;
+            if (high < known_high && high >= -limit) known_high = high;
+        }
+    });
 }
 
 template <typename T>
@@ -173,15 +241,15 @@ bool Domains<T>::optimise_root(double seconds, int64_t most_iterations, int firs
     // A step carries rows back and forward again; about 2.5 plain passes.
     const auto affordable = static_cast<int64_t>(std::min(1e6, seconds / std::max(2.5 * plain_seconds_, 1e-9)));
     const int64_t iterations = std::min(most_iterations, affordable);
-    const auto end = Time::now() + span(2 * seconds);
-    run_root(iterations < 3 ? 0 : iterations, first, {is_over, &end});
+    run_root(iterations < 3 ? 0 : iterations, first, 2 * seconds);
     return !failed_ && iterations >= 3;
 }
 
 template <typename T>
 void Domains<T>::tighten(int stage, int64_t i, double lower, double upper) {
+    if (failed_) return;
     const T low = round_down<T>(lower), high = round_up<T>(upper);
-    T &known_low = blocks_->previous_lower[stage][i], &known_high = blocks_->previous_upper[stage][i];
+    T &known_low = memory_->previous_lower[stage][i], &known_high = memory_->previous_upper[stage][i];
     if (low > known_low && low <= known_high) known_low = low;
     if (high < known_high && high >= known_low) known_high = high;
 }
@@ -196,15 +264,23 @@ void Domains<T>::bound(const RowJob& job, double seconds) {
         if (job.multiplier_out) std::fill(job.multiplier_out, job.multiplier_out + job.count * job.splits, 0.0f);
         return;  // no neuron is open, so there are no slopes
     }
+    Memory& mine = *memory_;
     const int64_t each = (job.count + threads_ - 1) / threads_;
     const int64_t size = std::min(block_rows_, std::max<int64_t>(each, 1));
-    const int64_t blocks = (job.count + size - 1) / size;
-    for (int thread = 0; thread < threads_; ++thread) block(thread, job.splits + 1);
+    mine.enlarge(mine.compact.kept_count(), job.splits + 1);
     const auto end = Time::now() + span(seconds);
-    parallel_for(blocks, threads_, [&](int thread, int64_t item) {
-        const int64_t begin = item * size;
-        network_.isa_.bound_domain_rows(root_, blocks_->blocks[thread], job, {is_over, &end}, begin,
-                                        std::min(size, job.count - begin));
+    parallel_for((job.count + size - 1) / size, threads_, [&](int thread, int64_t item) {
+        const int64_t begin = item * size, count = std::min(size, job.count - begin);
+        std::unique_ptr<Route<T>> cone;
+        if (job.rows == nullptr) {
+            std::vector<int32_t> neurons;
+            for (int64_t r = begin; r < begin + count; ++r) neurons.push_back(job.spec[r] / 2);
+            std::sort(neurons.begin(), neurons.end());
+            neurons.erase(std::unique(neurons.begin(), neurons.end()), neurons.end());
+            cone = std::make_unique<Route<T>>(root_.net, sources_of(root_.net, job.stage, neurons));
+        }
+        const Route<T>& route = cone ? *cone : *mine.below_output;
+        network_.isa_.bound_domain_rows(root_, route.stages(), mine.threads[thread]->block, job, {is_over, &end}, begin, count);
     });
 }
 

@@ -108,6 +108,8 @@ void Network<T>::store_map(const MapSpec& map, Stage<T>& stage, Storage& storage
         isa_.pack(values.get(), map.cols, map.rows, 1, map.cols, forward.get());
         term.backward = backward.get();
         term.forward = forward.get();
+        term.values = values.get();
+        storage.arrays.push_back(std::move(values));
         storage.arrays.push_back(std::move(backward));
         storage.arrays.push_back(std::move(forward));
     } else if (map.kind == MapKind::kDiagonal) {
@@ -242,32 +244,24 @@ void Network<T>::finish(int forms) {
         if (stages_[s].activation != Activation::kIdentity) plan_.last_hidden = s;
         sums += 2.0 * static_cast<double>(stages_[s].stride);
     }
+    plan_.wide_terms = (sums / kOffsetChunk + 4 * plan_.count) * 0x1p-53 / Precision<T>::kUnit;
     plan_.loss_factor = 1 + 4 * sums * Precision<T>::kUnit + 1e-6;
     const double carried = 2.0 * static_cast<double>(inputs()) + 2;
     plan_.forms = forms >= 0 ? forms > 0 : carried * forward_cost() < 0.5 * backward_cost() || plan_.last_hidden < 0;
     plan_.row_block = plan_.longest_stride <= 128 ? 48 : 64;
     plan_.buffer_count = count_buffers();
-    choose_refined(stages_, plan_.forms);
+    choose_refined();
 }
 
 // A backward pass can improve a stage unless the forward pass is exact there.
 template <typename T>
-void Network<T>::choose_refined(std::vector<Stage<T>>& stages, bool forms) const {
-    for (size_t s = 1; s < stages.size(); ++s) {
+void Network<T>::choose_refined() {
+    for (size_t s = 1; s < stages_.size(); ++s) {
         bool hidden_before = false;
-        for (int t = 0; t < stages[s].term_count; ++t) hidden_before |= nonlinear_ancestor_[stages[s].terms[t].source];
-        const bool exact = !hidden_before && (forms || depth_[s] <= 1);
-        stages[s].refine = stages[s].activation != Activation::kIdentity && !exact;
+        for (int t = 0; t < stages_[s].term_count; ++t) hidden_before |= nonlinear_ancestor_[stages_[s].terms[t].source];
+        const bool exact = !hidden_before && (plan_.forms || depth_[s] <= 1);
+        stages_[s].refine = stages_[s].activation != Activation::kIdentity && !exact;
     }
-}
-
-template <typename T>
-Plan<T> Network<T>::plan_without_forms(std::vector<Stage<T>>& stages) const {
-    Plan<T> plan = plan_;
-    plan.stages = stages.data();
-    plan.forms = false;
-    choose_refined(stages, false);
-    return plan;
 }
 
 template <typename T>

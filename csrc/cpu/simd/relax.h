@@ -135,7 +135,8 @@ template <typename T>
 static void charge_stage(Context<T>& at, int index, double z_sum) {
     const Stage<T>& stage = at.plan.stages[index];
     StageState<T>& state = at.work.stages[index];
-    const double unit = Precision<T>::kUnit, vectors = static_cast<double>(blocks_of(stage.size, Lanes<T>::kCount));
+    const double unit = Precision<T>::kUnit;
+    const int64_t vectors = blocks_of(stage.size, Lanes<T>::kCount), chain = vectors > kOffsetChunk ? vectors : kOffsetChunk;
     double column_terms = 0, source_sum = 0, source_size = 0;
     for (int t = 0; t < stage.term_count; ++t) {
         const Term<T>& term = stage.terms[t];
@@ -144,7 +145,7 @@ static void charge_stage(Context<T>& at, int index, double z_sum) {
         source_sum += at.work.stages[term.source].post_sum;
         source_size += term.cols;
     }
-    state.row_gamma = gamma_n(2 * vectors + 6 + at.plan.count, unit) * (1 + 1e-6);
+    state.row_gamma = gamma_n(2.0 * chain + 6 + at.plan.count + at.plan.wide_terms, unit) * (1 + 1e-6);
     const Vec<T> weight = spread<T>(as_charge<T>(gamma_n(column_terms + 4, unit) + stage.deployed_gamma + stage.cast_error));
     const Vec<T> slope = spread<T>(as_charge<T>(3 * unit));
     const Vec<T> offset = spread<T>(as_charge<T>(state.row_gamma + stage.cast_error));

@@ -10,6 +10,7 @@
 #include <memory>
 #include <vector>
 
+#include "verifier/compact.h"
 #include "verifier/workspace.h"
 
 namespace verifier {
@@ -24,38 +25,42 @@ struct SplitEntry {
     T coeff, z;  // coefficient on h, and z at the minimiser, of the pass under way
 };
 
-// What a block of rows needs on one thread; arrays [block, stride] per stage.
+// What a block of rows needs on one thread, in planes of one vector of rows each (see simd/bundles.h).
 template <typename T>
 struct BlockScratch {
     int64_t block, most_splits;
-    T** coeffs;    // of h, before the lines
-    T** values;    // h at the minimiser under the chosen lines
-    T** slopes;    // lower slopes, and the best met
-    T** best;
-    T** mean;      // Adam's memory
-    T** square;
-    T* relaxed;    // coefficients of z
+    T** values;    // per stage [planes, neurons, lanes]: coefficients on the way down, h at the minimiser on the way up
+    T *seen;       // [planes, kept, lanes]: coefficients of h, before the lines
+    T *slopes, *best;  // lower slopes, and the best met
+    T *mean, *square;  // Adam's memory
     int* waiting;  // [count] whether rows reach the stage
-    double* offsets;   // [block * kMostLanes]
-    T* losses;         // [block * kMostLanes]
+    double* offsets;   // [block]
+    T* losses;         // [block]
     double *bound, *best_bound, *limit;  // [block]
     int32_t *row, *codes;                // [block] each row's number in the job; neurons of the root
     SplitEntry<T>* splits;               // [block, most_splits]
     int32_t* split_count;                // [block]
-    float* scores;                       // [K], twice
-    T *across, *across_out;
 };
 
-// The root's stages and open neurons; lines of all other neurons hold on every subdomain.
+// The root's bounds, and its open neurons; lines of all other neurons hold on every subdomain.
 template <typename T>
 struct DomainRoot {
-    const Plan<T>* plan;
-    const StageState<T>* stages;
-    T* const* free;             // per stage [stride]: 1 for open neurons, else 0
-    const int64_t* open_start;  // [count + 1] into open_index
-    const int32_t* open_index;  // [K] neuron within its stage
-    const int32_t* open_stage;  // [K]
+    CompactNet<T> net;
+    const StageState<T>* states;
+    int64_t open_count;
+    const int32_t* open_feature;  // [K] neuron within its stage
+    const int32_t* open_stage;    // [K]
+    const int32_t* open_kept;     // [K] its number among the kept ones
     const double *lower, *upper;  // [n] the box
+};
+
+// Neurons of a stage to bound from both sides on the whole box.
+struct NeuronJob {
+    int stage;
+    int64_t count;
+    const int32_t* neurons;
+    int64_t iterations;
+    double *lower, *upper;  // [count]
 };
 
 // Rows to bound: starts, and what to write. Null outputs are skipped.
@@ -82,18 +87,6 @@ struct RowJob {
     int32_t* candidates;        // [count, kCandidates], best first, -1 for none
 };
 
-// Root bounds: a pass over the stages that may optimise each open neuron's own rows.
-template <typename T>
-struct RootJob {
-    const double *lower, *upper;   // [n]
-    T* const* previous_lower;      // bounds already known, null for none
-    T* const* previous_upper;
-    int64_t iterations;            // of the ascent for each neuron; 0 for none
-    int first;                     // stages before it keep their bounds
-    BlockScratch<T>* blocks;       // [row_threads]
-    Clock clock;
-};
-
 template <typename T>
 class Network;
 
@@ -117,31 +110,27 @@ class Domains {
     bool failed() const { return failed_; }
     int64_t inputs() const { return plan_.stages[0].size; }
     int64_t outputs() const { return plan_.stages[plan_.count - 1].size; }
-    int64_t open_count() const { return static_cast<int64_t>(open_index_.size()); }
-    const std::vector<int32_t>& open_stage() const { return open_stage_; }
-    const std::vector<int32_t>& open_index() const { return open_index_; }
-    const StageState<T>& state(int stage) const { return root_.stages[stage]; }
+    int64_t open_count() const { return root_.open_count; }
+    const std::vector<int32_t>& open_stage() const;
+    const std::vector<int32_t>& open_index() const;
+    const StageState<T>& state(int stage) const { return root_.states[stage]; }
 
     // Bounds rows on the threads given; -inf where nothing can be claimed. After `seconds` no ascent takes another step.
     void bound(const RowJob& job, double seconds);
 
   private:
-    struct Blocks;
-    void run_root(int64_t iterations, int first, Clock clock);
-    void list_open();
-    BlockScratch<T>& block(int thread, int64_t most_splits);
+    struct Memory;
+    void run_root(int64_t iterations, int first, double seconds);
+    void bound_stage(int stage, int64_t iterations, Clock clock);
 
     Network<T>& network_;
-    std::vector<Stage<T>> stages_;
-    Plan<T> plan_{};
+    const Plan<T>& plan_;
     int threads_;
     bool failed_ = false;
     double plain_seconds_ = 0;
     int64_t block_rows_ = 0;
     std::vector<double> lower_, upper_;
-    std::unique_ptr<Blocks> blocks_;
-    std::vector<int64_t> open_start_;
-    std::vector<int32_t> open_index_, open_stage_;
+    std::unique_ptr<Memory> memory_;
     DomainRoot<T> root_{};
 };
 

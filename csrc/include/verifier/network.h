@@ -83,13 +83,10 @@ class Network {
     struct Storage;
     struct Scratch;
 
-    // The plan over `stages`, a copy of this network's, without forms; sets which of them a pass can refine.
-    Plan<T> plan_without_forms(std::vector<Stage<T>>& stages) const;
-
     void check_map(const MapSpec& map, const StageSpec& stage) const;
     Nonzeros<T> transpose(const Nonzeros<T>& matrix, int64_t rows, int64_t cols, Storage& storage);
     void store_map(const MapSpec& map, Stage<T>& stage, Storage& storage);
-    void choose_refined(std::vector<Stage<T>>& stages, bool forms) const;
+    void choose_refined();
     double forward_cost() const;
     double backward_cost() const;
     int count_buffers() const;

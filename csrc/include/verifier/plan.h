@@ -29,7 +29,7 @@ struct Term {
     int64_t rows, cols;
     const T* backward;           // kDense: W packed in column panels, [rows] x [cols]
     const T* forward;            // kDense: W^T packed in column panels, [cols] x [rows]
-    const T* values;             // kDiagonal: [rows]
+    const T* values;             // kDense: W [rows, cols]; kDiagonal: [rows]
     Nonzeros<T> by_row, by_column;  // kSparse: W and its transpose
     int64_t column_terms;        // most nonzeros in a column of W: length of the sums of A W
 };
@@ -53,6 +53,8 @@ struct Stage {
     bool refine;                  // a backward pass can improve on the forward bounds
 };
 
+constexpr int64_t kOffsetChunk = 8;  // neurons whose parts of an offset are summed in T, then added in double
+
 template <typename T>
 struct Plan {
     const Stage<T>* stages;       // stages[0] is the input, stages[count - 1] the output
@@ -62,6 +64,7 @@ struct Plan {
     int64_t row_block;            // rows of one backward pass
     int64_t longest_stride;
     double loss_factor;           // makes up for the rounding of sums of losses
+    double wide_terms;            // additions in double behind one offset, in roundings of T
     bool sparse;                  // some map is sparse
     int buffer_count;             // row buffers that can be in use at once
 };

@@ -106,9 +106,9 @@ template <typename T>
 struct DomainRoot;
 template <typename T>
 struct BlockScratch;
-template <typename T>
-struct RootJob;
+struct NeuronJob;
 struct RowJob;
+struct RouteStage;
 
 // Entry points of one instruction set, chosen once at run time.
 template <typename T>
@@ -120,9 +120,14 @@ struct Isa {
     void (*evaluate)(const Plan<T>& plan, Workspace<T>& work, const double* points, int64_t count, double* out);
     void (*gradient)(const Plan<T>& plan, Workspace<T>& work, const double* points, const double* weights,
                      int64_t count, double* out);
-    bool (*bound_root)(Workspace<T>& work, const DomainRoot<T>& root, const RootJob<T>& job);
-    void (*bound_domain_rows)(const DomainRoot<T>& root, BlockScratch<T>& work, const RowJob& job, const Clock& clock,
-                              int64_t begin, int64_t count);
+    // Domains: one stage of the root after the other, then rows along a route.
+    bool (*enter_root)(const Plan<T>& plan, Workspace<T>& work, const double* lower, const double* upper);
+    bool (*forward_root)(const Plan<T>& plan, Workspace<T>& work, int stage);
+    void (*relax_root)(const Plan<T>& plan, Workspace<T>& work, int stage);
+    void (*bound_neurons)(const DomainRoot<T>& root, const RouteStage* route, BlockScratch<T>& work, const NeuronJob& job,
+                          const Clock& clock);
+    void (*bound_domain_rows)(const DomainRoot<T>& root, const RouteStage* route, BlockScratch<T>& work, const RowJob& job,
+                              const Clock& clock, int64_t begin, int64_t count);
 };
 
 }  // namespace verifier

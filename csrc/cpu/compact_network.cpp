@@ -1,0 +1,189 @@
+#include "compact_network.h"
+
+#include <algorithm>
+#include <unordered_map>
+
+namespace verifier {
+
+namespace {
+
+// Nonzeros of one output of a map, in terms of the inputs that are left.
+template <typename T>
+void read_output(const Term<T>& term, bool backward, int32_t output, const std::vector<int32_t>& inputs,
+                 const std::vector<int32_t>& position, std::vector<int32_t>& index, std::vector<T>& values) {
+    index.clear();
+    values.clear();
+    if (term.kind == MapKind::kDense) {
+        for (size_t k = 0; k < inputs.size(); ++k) {
+            index.push_back(static_cast<int32_t>(k));
+            values.push_back(backward ? term.values[inputs[k] * term.cols + output] : term.values[output * term.cols + inputs[k]]);
+        }
+        return;
+    }
+    if (term.kind == MapKind::kDiagonal) {
+        if (position[output] < 0) return;
+        index.push_back(position[output]);
+        values.push_back(term.values[output]);
+        return;
+    }
+    const Nonzeros<T>& matrix = backward ? term.by_column : term.by_row;
+    for (int64_t k = matrix.start[output]; k < matrix.start[output + 1]; ++k) {
+        const int32_t at = position[matrix.index[k]];
+        if (at < 0) continue;
+        index.push_back(at);
+        values.push_back(matrix.values[k]);
+    }
+}
+
+uint64_t hash_of(const std::vector<int32_t>& index) {
+    uint64_t hash = index.size();
+    for (int32_t i : index) hash = (hash ^ static_cast<uint64_t>(i)) * 0x9E3779B97F4A7C15ull, hash ^= hash >> 29;
+    return hash;
+}
+
+}  // namespace
+
+template <typename T>
+Bundles<T> CompactNetwork<T>::Map::view() const {
+    return {static_cast<int64_t>(start.size()) - 1, start.data(), index.data(), output.data(), values.data()};
+}
+
+template <typename T>
+CompactNetwork<T>::CompactNetwork(const Plan<T>& plan, const double* lower, const double* upper) : plan_(plan) {
+    for (int64_t i = 0; i < plan.stages[0].size; ++i) {
+        low_.push_back(static_cast<T>(lower[i]));
+        high_.push_back(static_cast<T>(upper[i]));
+    }
+    clear();
+}
+
+template <typename T>
+void CompactNetwork<T>::clear() {
+    stages_.clear();
+    owned_.clear();
+    for (auto* list : {&free_, &least_, &start_}) list->clear();
+    for (auto* list : {&open_stage_, &open_feature_, &open_kept_}) list->clear();
+    open_start_.assign(1, 0);
+    std::vector<int32_t> every(plan_.stages[0].size);
+    for (size_t i = 0; i < every.size(); ++i) every[i] = static_cast<int32_t>(i);
+    start_stage(plan_.stages[0].size, every.data(), static_cast<int64_t>(every.size()));
+    open_start_.push_back(0);
+}
+
+template <typename T>
+CompactStage<T>& CompactNetwork<T>::start_stage(int64_t size, const int32_t* alive, int64_t alive_count) {
+    owned_.emplace_back();
+    Owned& owned = owned_.back();
+    owned.feature.assign(alive, alive + alive_count);
+    owned.position.assign(size, -1);
+    for (int64_t k = 0; k < alive_count; ++k) owned.position[alive[k]] = static_cast<int32_t>(k);
+    owned.kept.assign(alive_count, -1);
+    CompactStage<T> stage{};
+    stage.size = alive_count;
+    stage.feature = owned.feature.data();
+    stage.position = owned.position.data();
+    stage.kept = owned.kept.data();
+    stages_.push_back(stage);
+    return stages_.back();
+}
+
+// Copies what the rows need of the neurons left, and numbers those whose lines differ.
+template <typename T>
+void CompactNetwork<T>::keep(int index, const StageState<T>& state, CompactStage<T>& stage, Owned& owned) {
+    const Stage<T>& source = plan_.stages[index];
+    const FormRows layout(plan_.forms, plan_.stages[0].size);
+    const T* given[] = {state.slope_lower, state.offset_lower, state.slope_upper, state.offset_upper, source.bias,
+                        state.charge, state.half + layout.magnitude * source.stride};
+    const T** fields[] = {&stage.slope_lower, &stage.offset_lower, &stage.slope_upper, &stage.offset_upper,
+                          &stage.bias, &stage.charge, &stage.most};
+    owned.numbers.resize(7 * stage.size);
+    for (int f = 0; f < 7; ++f) {
+        T* out = owned.numbers.data() + f * stage.size;
+        for (int64_t k = 0; k < stage.size; ++k) out[k] = given[f][stage.feature[k]];
+        *fields[f] = out;
+    }
+    const bool bends = source.activation == Activation::kRelu || source.activation == Activation::kLeakyRelu;
+    for (int64_t k = 0; k < stage.size; ++k) {
+        const int32_t i = stage.feature[k];
+        const bool free = bends && source.alpha < 1 && state.lower[i] < 0 && state.upper[i] > 0;
+        if (!free && stage.slope_lower[k] == stage.slope_upper[k]) continue;
+        owned.kept[k] = static_cast<int32_t>(free_.size());
+        free_.push_back(free ? T(1) : T(0));
+        least_.push_back(free ? source.alpha : stage.slope_lower[k]);
+        start_.push_back(stage.slope_lower[k]);
+        if (!free) continue;
+        open_stage_.push_back(index);
+        open_feature_.push_back(i);
+        open_kept_.push_back(owned.kept[k]);
+    }
+    open_start_.push_back(static_cast<int64_t>(open_stage_.size()));
+}
+
+template <typename T>
+Bundles<T> CompactNetwork<T>::bundle(const Term<T>& term, bool backward, const Owned& outputs, const Owned& inputs,
+                                     Owned& owner) {
+    owner.maps.emplace_back();
+    Map& map = owner.maps.back();
+    std::vector<int32_t> index, at(outputs.feature.size());
+    std::vector<T> values;
+    std::unordered_map<uint64_t, int32_t> latest;  // the last bundle with a list of inputs
+    for (size_t k = 0; k < outputs.feature.size(); ++k) {
+        read_output(term, backward, outputs.feature[k], inputs.feature, inputs.position, index, values);
+        const uint64_t hash = hash_of(index);
+        const auto found = latest.find(hash);
+        int32_t number = found == latest.end() ? -1 : found->second;
+        if (number >= 0) {
+            const int64_t begin = map.start[number], length = map.start[number + 1] - begin;
+            const bool same = length == static_cast<int64_t>(index.size()) &&
+                              std::equal(index.begin(), index.end(), map.index.begin() + begin);
+            if (!same || map.output[number * kBundle + kBundle - 1] >= 0) number = -1;
+        }
+        if (number < 0) {
+            number = static_cast<int32_t>(map.start.size()) - 1;
+            map.index.insert(map.index.end(), index.begin(), index.end());
+            map.start.push_back(static_cast<int64_t>(map.index.size()));
+            map.output.insert(map.output.end(), kBundle, -1);
+            latest[hash] = number;
+        }
+        int32_t* mine = map.output.data() + number * kBundle;
+        while (*mine >= 0) ++mine;
+        *mine = static_cast<int32_t>(k);
+        at[k] = static_cast<int32_t>(mine - map.output.data());
+    }
+    map.values.assign(map.index.size() * kBundle, T(0));
+    for (size_t k = 0; k < outputs.feature.size(); ++k) {
+        read_output(term, backward, outputs.feature[k], inputs.feature, inputs.position, index, values);
+        const int64_t begin = map.start[at[k] / kBundle];
+        for (size_t j = 0; j < values.size(); ++j) map.values[(begin + j) * kBundle + at[k] % kBundle] = values[j];
+    }
+    return map.view();
+}
+
+template <typename T>
+void CompactNetwork<T>::add_stage(const StageState<T>& state) {
+    const int index = static_cast<int>(stages_.size());
+    const Stage<T>& source = plan_.stages[index];
+    CompactStage<T>& stage = start_stage(source.size, state.alive, state.alive_count);
+    Owned& owned = owned_.back();
+    keep(index, state, stage, owned);
+    stage.row_gamma = state.row_gamma;
+    stage.linear = source.activation == Activation::kIdentity;
+    for (int t = 0; t < source.term_count; ++t) {
+        const Term<T>& term = source.terms[t];
+        const Owned& below = *std::next(owned_.begin(), term.source);
+        const double sum = term.kind == MapKind::kDense ? static_cast<double>(state.alive_count) : static_cast<double>(term.column_terms);
+        owned.terms.push_back({term.source, sum, bundle(term, true, below, owned, owned), bundle(term, false, owned, below, owned)});
+    }
+    stage.terms = owned.terms.data();
+    stage.term_count = source.term_count;
+}
+
+template <typename T>
+CompactNet<T> CompactNetwork<T>::net() const {
+    return {&plan_, stages_.data(), kept_count(), free_.data(), least_.data(), start_.data(), low_.data(), high_.data()};
+}
+
+template class CompactNetwork<float>;
+template class CompactNetwork<double>;
+
+}  // namespace verifier

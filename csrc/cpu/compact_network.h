@@ -1,0 +1,59 @@
+// Owns the compact form of a network on one box, see verifier/compact.h.
+#pragma once
+
+#include <list>
+#include <vector>
+
+#include "verifier/compact.h"
+#include "verifier/network.h"
+#include "verifier/workspace.h"
+
+namespace verifier {
+
+template <typename T>
+class CompactNetwork {
+  public:
+    CompactNetwork(const Plan<T>& plan, const double* lower, const double* upper);
+
+    // Forgets all stages but the input.
+    void clear();
+
+    // Adds the next stage from its final bounds and lines.
+    void add_stage(const StageState<T>& state);
+
+    CompactNet<T> net() const;
+    int64_t kept_count() const { return static_cast<int64_t>(free_.size()); }
+
+    // Neurons whose slope is free, stage by stage: numbers of their stage, within it, and among the kept ones.
+    const std::vector<int64_t>& open_start() const { return open_start_; }
+    const std::vector<int32_t>& open_stage() const { return open_stage_; }
+    const std::vector<int32_t>& open_feature() const { return open_feature_; }
+    const std::vector<int32_t>& open_kept() const { return open_kept_; }
+
+  private:
+    struct Map {
+        std::vector<int64_t> start{0};
+        std::vector<int32_t> index, output;
+        std::vector<T> values;
+        Bundles<T> view() const;
+    };
+    struct Owned {
+        std::vector<int32_t> feature, position, kept;
+        std::vector<T> numbers;  // seven arrays
+        std::list<Map> maps;
+        std::vector<CompactTerm<T>> terms;
+    };
+
+    CompactStage<T>& start_stage(int64_t size, const int32_t* alive, int64_t alive_count);
+    void keep(int index, const StageState<T>& state, CompactStage<T>& stage, Owned& owned);
+    Bundles<T> bundle(const Term<T>& term, bool backward, const Owned& outputs, const Owned& inputs, Owned& owner);
+
+    const Plan<T>& plan_;
+    std::vector<CompactStage<T>> stages_;
+    std::list<Owned> owned_;
+    std::vector<T> low_, high_, free_, least_, start_;
+    std::vector<int64_t> open_start_;
+    std::vector<int32_t> open_stage_, open_feature_, open_kept_;
+};
+
+}  // namespace verifier

@@ -1,0 +1,100 @@
+// Products with bundled weights: every neuron holds a vector of rows, so a weight is read once for many rows.
+//
+// Rows lie in planes of one vector each: plane v of a stage is [neurons][lanes], row v * lanes + lane.
+#pragma once
+
+#include "vec.h"
+#include "verifier/compact.h"
+
+namespace verifier::VERIFIER_ISA {
+
+// Rows of one stage: `planes` of them in use, `stride` apart.
+template <typename T>
+struct Planes {
+    T* data;
+    int64_t stride, count;
+};
+
+// Planes whose sums stay in registers together, kBundle accumulators each.
+#if VERIFIER_VECTOR_BYTES == 64 || defined(__aarch64__)
+constexpr int kPlanes = 4;
+#else
+constexpr int kPlanes = 2;
+#endif
+
+template <typename T>
+struct BundleSums {
+    const int32_t *index, *position;  // null `position`: weights follow each other
+    const T* values;
+    int64_t count;
+};
+
+template <typename T, int kCount>
+VERIFIER_INLINE void sum_bundle(const BundleSums<T>& sums, const T* in, int64_t stride, Vec<T> (&sum)[kBundle][kCount]) {
+    constexpr int64_t lanes = Lanes<T>::kCount;
+    for (int64_t k = 0; k < sums.count; ++k) {
+        const T* w = sums.values + (sums.position ? sums.position[k] : k) * kBundle;
+        const T* x = in + sums.index[k] * lanes;
+        Vec<T> rows[kCount];
+        for (int v = 0; v < kCount; ++v) rows[v] = load(x + v * stride);
+        for (int j = 0; j < kBundle; ++j) {
+            const Vec<T> factor = spread<T>(w[j]);
+            for (int v = 0; v < kCount; ++v) sum[j][v] += factor * rows[v];
+        }
+    }
+}
+
+template <typename T, int kCount>
+VERIFIER_INLINE void write_bundle(const BundleSums<T>& sums, const int32_t* output, const T* in, int64_t in_stride, T* out,
+                                  int64_t out_stride, bool accumulate) {
+    constexpr int64_t lanes = Lanes<T>::kCount;
+    Vec<T> sum[kBundle][kCount] = {};
+    sum_bundle<T, kCount>(sums, in, in_stride, sum);
+    for (int j = 0; j < kBundle && output[j] >= 0; ++j) {
+        T* y = out + output[j] * lanes;
+        for (int v = 0; v < kCount; ++v) store(y + v * out_stride, accumulate ? load(y + v * out_stride) + sum[j][v] : sum[j][v]);
+    }
+}
+
+// Every bundle that `next` names, in steps of planes that fit the registers.
+template <typename T, int kCount, typename Next>
+VERIFIER_INLINE void write_bundles(int64_t count, Next next, Planes<const T> in, Planes<T> out, int64_t plane, bool accumulate) {
+    for (int64_t b = 0; b < count; ++b) {
+        const int32_t* output;
+        const BundleSums<T> sums = next(b, output);
+        write_bundle<T, kCount>(sums, output, in.data + plane * in.stride, in.stride, out.data + plane * out.stride, out.stride, accumulate);
+    }
+}
+
+template <typename T, typename Next>
+VERIFIER_INLINE void over_planes(int64_t count, Next next, Planes<const T> in, Planes<T> out, bool accumulate) {
+    int64_t plane = 0;
+    for (; plane + kPlanes <= in.count; plane += kPlanes) write_bundles<T, kPlanes>(count, next, in, out, plane, accumulate);
+    if (in.count - plane >= 2) write_bundles<T, 2>(count, next, in, out, plane, accumulate), plane += 2;
+    if (in.count > plane) write_bundles<T, 1>(count, next, in, out, plane, accumulate);
+}
+
+// out (+)= in W along a route.
+template <typename T>
+static void carry_back(const CompactTerm<T>& term, const RouteTerm& route, Planes<const T> in, Planes<T> out, bool accumulate) {
+    const auto next = [&](int64_t b, const int32_t*& output) __attribute__((always_inline)) {
+        output = route.output + b * kBundle;
+        const int64_t begin = route.start[b];
+        return BundleSums<T>{route.index + begin, route.position + begin, term.backward.values, route.start[b + 1] - begin};
+    };
+    over_planes<T>(route.count, next, in, out, accumulate);
+}
+
+// out (+)= W in for the neurons of a route.
+template <typename T>
+static void carry_forward(const CompactTerm<T>& term, const RouteTerm& route, Planes<const T> in, Planes<T> out, bool accumulate) {
+    const Bundles<T>& map = term.forward;
+    const auto next = [&](int64_t b, const int32_t*& output) __attribute__((always_inline)) {
+        const int64_t bundle = route.forward[b], begin = map.start[bundle];
+        output = map.output + bundle * kBundle;
+        return BundleSums<T>{map.index + begin, nullptr, map.values + begin * kBundle, map.start[bundle + 1] - begin};
+    };
+    over_planes<T>(route.forward_count, next, in, out, accumulate);
+}
+
+}  // namespace verifier::VERIFIER_ISA

@@ -1,0 +1,289 @@
+// A block of rows on its way down a compact network, each row with slopes and splits of its own.
+#pragma once
+
+#include "bundles.h"
+#include "relax.h"
+#include "verifier/domains.h"
+
+namespace verifier::VERIFIER_ISA {
+
+// Where rows start, by their numbers in the job: rows of the output, or +z and -z of neurons of a stage.
+struct Target {
+    int stage;
+    const double* rows;    // [*, n_out] with `spec`, else null
+    const int32_t* spec;
+    const int32_t* codes;  // 2 i for +z of neuron i, 2 i + 1 for -z
+};
+
+template <typename T>
+struct Block {
+    const CompactNet<T>& net;
+    const StageState<T>* states;
+    const RouteStage* route;
+    BlockScratch<T>& work;
+    Target target;
+    int64_t count;  // rows in all
+
+    int top() const { return target.codes ? target.stage - 1 : target.stage; }
+    // Whether the rows pass a split's neuron at this stage; elsewhere it constrains nothing.
+    bool meets(const SplitEntry<T>& split, int stage) const { return split.stage == stage && route[stage].reached[split.index]; }
+    int64_t planes() const { return blocks_of(count, Lanes<T>::kCount); }
+    SplitEntry<T>* splits(int64_t r) const { return work.splits + r * work.most_splits; }
+    Planes<T> rows(int stage, int64_t planes) const {
+        return {work.values[stage], net.stages[stage].size * Lanes<T>::kCount, planes};
+    }
+    // Place of row r of neuron i of a stage; of kept neuron k.
+    int64_t at(int stage, int64_t i, int64_t r) const {
+        constexpr int64_t lanes = Lanes<T>::kCount;
+        return (r / lanes * net.stages[stage].size + i) * lanes + r % lanes;
+    }
+    int64_t at_kept(int64_t k, int64_t r) const {
+        constexpr int64_t lanes = Lanes<T>::kCount;
+        return (r / lanes * net.kept_count + k) * lanes + r % lanes;
+    }
+};
+
+// Terms of a row's offset that are summed in T before they are added in double.
+constexpr int64_t kChunk = kOffsetChunk;
+
+// Sums over a list of neurons, a chunk at a time: body(i, sum) adds to the chunk's sum.
+template <typename T, typename Body>
+VERIFIER_INLINE void sum_chunks(const int32_t* list, int64_t count, double* total, Body body) {
+    Wide<T> all = *reinterpret_cast<Wide<T>*>(total);
+    for (int64_t begin = 0; begin < count; begin += kChunk) {
+        const int64_t end = begin + kChunk < count ? begin + kChunk : count;
+        Vec<T> sum{};
+        for (int64_t k = begin; k < end; ++k) body(list[k], sum);
+        all += __builtin_convertvector(sum, Wide<T>);
+    }
+    *reinterpret_cast<Wide<T>*>(total) = all;
+}
+
+template <typename T>
+static void clear_planes(const Block<T>& at, int stage, int64_t planes) {
+    constexpr int64_t lanes = Lanes<T>::kCount;
+    const RouteStage& route = at.route[stage];
+    const Planes<T> rows = at.rows(stage, planes);
+    const Vec<T> zero{};
+    for (int64_t v = 0; v < planes; ++v) {
+        T* plane = rows.data + v * rows.stride;
+        for (int64_t k = 0; k < route.straight_count; ++k) store(plane + route.straight[k] * lanes, zero);
+        for (int64_t k = 0; k < route.bent_count; ++k) store(plane + route.bent[k] * lanes, zero);
+    }
+}
+
+template <typename T, bool kRigorous>
+static void place_output_rows(Block<T>& at, int64_t n) {
+    BlockScratch<T>& work = at.work;
+    const int top = at.target.stage;
+    const CompactStage<T>& stage = at.net.stages[top];
+    const StageState<T>& state = at.states[top];
+    const int64_t size = at.net.plan->stages[top].size;
+    work.waiting[top] = 1;
+    clear_planes(at, top, blocks_of(n, Lanes<T>::kCount));
+    for (int64_t r = 0; r < n; ++r) {
+        const double* row = at.target.rows + at.target.spec[work.row[r]] * size;
+        double cast = 0;
+        for (int64_t k = 0; k < stage.size; ++k) {
+            const int64_t i = stage.feature[k];
+            const T stored = static_cast<T>(row[i]);
+            const double low = std::fabs(state.lower[i]), high = std::fabs(state.upper[i]);
+            work.values[top][at.at(top, k, r)] = stored;
+            cast += std::fabs(row[i] - stored) * (low > high ? low : high);
+        }
+        if (kRigorous) work.losses[r] = as_charge<T>(cast);
+    }
+}
+
+// Row i of W, times `sign`, onto row r of the neurons that are left of the source.
+template <typename T>
+static void place_weights(Block<T>& at, const Term<T>& term, int64_t i, T sign, int64_t r) {
+    const int32_t* position = at.net.stages[term.source].position;
+    T* out = at.work.values[term.source];
+    if (term.kind == MapKind::kDense) {
+        for (int64_t k = 0; k < at.net.stages[term.source].size; ++k)
+            out[at.at(term.source, k, r)] = sign * term.values[i * term.cols + at.net.stages[term.source].feature[k]];
+    } else if (term.kind == MapKind::kDiagonal) {
+        if (position[i] >= 0) out[at.at(term.source, position[i], r)] = sign * term.values[i];
+    } else {
+        for (int64_t k = term.by_row.start[i]; k < term.by_row.start[i + 1]; ++k) {
+            const int32_t to = position[term.by_row.index[k]];
+            if (to >= 0) out[at.at(term.source, to, r)] = sign * term.by_row.values[k];
+        }
+    }
+}
+
+template <typename T, bool kRigorous>
+static void place_neuron_rows(Block<T>& at, int64_t n) {
+    BlockScratch<T>& work = at.work;
+    const Stage<T>& stage = at.net.plan->stages[at.target.stage];
+    const StageState<T>& state = at.states[at.target.stage];
+    for (int t = 0; t < stage.term_count; ++t) {
+        const Term<T>& term = stage.terms[t];
+        work.waiting[term.source] = 1;
+        clear_planes(at, term.source, blocks_of(n, Lanes<T>::kCount));
+        for (int64_t r = 0; r < n; ++r) {
+            const int32_t code = at.target.codes[work.row[r]];
+            place_weights(at, term, code / 2, code % 2 ? T(-1) : T(1), r);
+        }
+    }
+    for (int64_t r = 0; r < n; ++r) {
+        const int64_t code = at.target.codes[work.row[r]], i = code / 2;
+        const double size = state.weight_magnitude[i], bias = stage.bias[i];
+        work.offsets[r] = code % 2 ? -bias : bias;
+        if (kRigorous)
+            work.losses[r] = as_charge<T>(stage.deployed_gamma * (size + stage.bias_magnitude[i]) + state.deployed_tiny +
+                                          stage.cast_error * (size + std::fabs(bias)));
+    }
+}
+
+// Coefficients on h become coefficients on z in place; those of kept neurons on h are remembered in `seen`.
+template <typename T, bool kRigorous>
+static void relax_plane(Block<T>& at, int index, int64_t v) {
+    constexpr int64_t lanes = Lanes<T>::kCount;
+    const CompactStage<T>& stage = at.net.stages[index];
+    const RouteStage& route = at.route[index];
+    BlockScratch<T>& work = at.work;
+    T* plane = work.values[index] + v * stage.size * lanes;
+    T* seen = work.seen + v * at.net.kept_count * lanes;
+    const T* slopes = work.slopes + v * at.net.kept_count * lanes;
+    const Vec<T> zero{}, gamma = spread<T>(as_charge<T>(stage.row_gamma));
+    Vec<T> loss = load(work.losses + v * lanes);
+    sum_chunks<T>(route.straight, route.straight_count, work.offsets + v * lanes, [&](int32_t i, Vec<T>& sum) __attribute__((always_inline)) {
+        const Vec<T> p = load(plane + i * lanes);
+        sum += p * spread<T>(stage.bias[i]);
+        if (kRigorous) loss += magnitude<T>(p) * spread<T>(stage.charge[i]);
+    });
+    sum_chunks<T>(route.bent, route.bent_count, work.offsets + v * lanes, [&](int32_t i, Vec<T>& sum) __attribute__((always_inline)) {
+        Vec<T> p = load(plane + i * lanes);
+        const auto positive = p > zero;
+        const int64_t k = stage.kept[i];
+        const Vec<T> lower = k < 0 ? spread<T>(stage.slope_lower[i]) : load(slopes + k * lanes);
+        if (k >= 0) store(seen + k * lanes, p);
+        const Vec<T> line = p * (positive ? spread<T>(stage.offset_lower[i]) : spread<T>(stage.offset_upper[i]));
+        p *= positive ? lower : spread<T>(stage.slope_upper[i]);
+        sum += line;
+        sum += p * spread<T>(stage.bias[i]);
+        if (kRigorous) loss += magnitude<T>(line) * gamma + magnitude<T>(p) * spread<T>(stage.charge[i]);
+        store(plane + i * lanes, p);
+    });
+    if (kRigorous) store(work.losses + v * lanes, loss);
+}
+
+// As `relax_plane` for every plane, with the rows' splits, where the line is f itself and a multiplier pushes.
+template <typename T, bool kRigorous>
+static void relax_block(Block<T>& at, int index, int64_t n) {
+    const CompactStage<T>& stage = at.net.stages[index];
+    BlockScratch<T>& work = at.work;
+    T* values = work.values[index];
+    for (int64_t r = 0; r < n; ++r)
+        for (int32_t k = 0; k < work.split_count[r]; ++k) {
+            SplitEntry<T>& split = at.splits(r)[k];
+            if (!at.meets(split, index)) continue;
+            T& coeff = values[at.at(index, split.index, r)];
+            split.coeff = coeff;
+            coeff = 0;
+        }
+    for (int64_t v = 0; v < blocks_of(n, Lanes<T>::kCount); ++v) relax_plane<T, kRigorous>(at, index, v);
+    const T alpha = at.net.plan->stages[index].alpha;
+    for (int64_t r = 0; r < n; ++r)
+        for (int32_t k = 0; k < work.split_count[r]; ++k) {
+            const SplitEntry<T>& split = at.splits(r)[k];
+            if (!at.meets(split, index)) continue;
+            // `wrong` covers the deployed leaky relu on either side.
+            const double a = split.coeff, wrong = -static_cast<double>(stage.offset_lower[split.index]);
+            const double line = split.sign > 0 ? a : a * static_cast<double>(alpha);
+            const double push = split.multiplier;
+            const T p = static_cast<T>(line - split.sign * push);
+            values[at.at(index, split.index, r)] = p;
+            work.offsets[r] += static_cast<double>(p) * stage.bias[split.index] - std::fabs(a) * wrong;
+            if (kRigorous)
+                work.losses[r] = as_charge<T>(work.losses[r] + (std::fabs(line) + push) * (1 + 1e-6) * stage.charge[split.index]);
+        }
+}
+
+// Rows already waiting at `source` are about to be added to: charge the rounding of that sum.
+template <typename T>
+static void charge_sum(Block<T>& at, int source, int64_t planes, double terms) {
+    constexpr int64_t lanes = Lanes<T>::kCount;
+    const RouteStage& route = at.route[source];
+    const FormRows layout(at.net.plan->forms, at.net.plan->stages[0].size);
+    const T* most = at.states[source].half + layout.magnitude * at.net.plan->stages[source].stride;
+    const int32_t* feature = at.net.stages[source].feature;
+    const Vec<T> gamma = spread<T>(as_charge<T>(gamma_n(terms + 2, Precision<T>::kUnit)));
+    for (int64_t v = 0; v < planes; ++v) {
+        const T* plane = at.work.values[source] + v * at.net.stages[source].size * lanes;
+        Vec<T> loss = load(at.work.losses + v * lanes);
+        const auto add = [&](const int32_t* list, int64_t count) __attribute__((always_inline)) {
+            for (int64_t k = 0; k < count; ++k)
+                loss += magnitude<T>(load(plane + list[k] * lanes)) * spread<T>(most[feature[list[k]]]) * gamma;
+        };
+        add(route.straight, route.straight_count);
+        add(route.bent, route.bent_count);
+        store(at.work.losses + v * lanes, loss);
+    }
+}
+
+// Minimum over the box of the first n rows' forms, into `bound`.
+template <typename T, bool kRigorous>
+static void concretise_block(Block<T>& at, int64_t n) {
+    constexpr int64_t lanes = Lanes<T>::kCount;
+    const Stage<T>& input = at.net.plan->stages[0];
+    const StageState<T>& state = at.states[0];
+    BlockScratch<T>& work = at.work;
+    const FormRows layout(at.net.plan->forms, input.size);
+    const T* center = state.mid + layout.interval * input.stride;
+    const T* radius = state.half + layout.interval * input.stride;
+    const T* most = state.half + layout.magnitude * input.stride;
+    const Vec<T> gamma = spread<T>(as_charge<T>(gamma_n(2.0 * kChunk + 6 + at.net.plan->wide_terms, Precision<T>::kUnit)));
+    const double wide = 1e-14 + 2 * at.net.plan->wide_terms * Precision<T>::kUnit;
+    for (int64_t v = 0; v < blocks_of(n, lanes) && work.waiting[0]; ++v) {
+        const T* plane = work.values[0] + v * input.size * lanes;
+        Vec<T> loss = load(work.losses + v * lanes);
+        sum_chunks<T>(at.route[0].straight, at.route[0].straight_count, work.offsets + v * lanes,
+                      [&](int32_t i, Vec<T>& sum) __attribute__((always_inline)) {
+            const Vec<T> a = load(plane + i * lanes), size = magnitude<T>(a);
+            sum += a * spread<T>(center[i]) - size * spread<T>(radius[i]);
+            if (kRigorous) loss += size * spread<T>(most[i]) * gamma;
+        });
+        if (kRigorous) store(work.losses + v * lanes, loss);
+    }
+    for (int64_t r = 0; r < n; ++r) {
+        double offset = work.offsets[r];
+        if (kRigorous) {
+            const double loss = work.losses[r] * at.net.plan->loss_factor + at.states[at.top()].tiny;
+            offset -= loss + wide * (std::fabs(offset) + loss);
+        }
+        work.bound[r] = std::fabs(offset) <= Precision<T>::kHuge ? offset : -HUGE_VAL;
+    }
+}
+
+// Bounds of the first n rows with the slopes and multipliers they have.
+template <typename T, bool kRigorous>
+static void bound_block(Block<T>& at, int64_t n) {
+    constexpr int64_t lanes = Lanes<T>::kCount;
+    BlockScratch<T>& work = at.work;
+    const int64_t planes = blocks_of(n, lanes);
+    memset(work.offsets, 0, planes * lanes * sizeof(double));
+    memset(work.losses, 0, planes * lanes * sizeof(T));
+    memset(work.waiting, 0, at.net.plan->count * sizeof(int));
+    at.target.codes ? place_neuron_rows<T, kRigorous>(at, n) : place_output_rows<T, kRigorous>(at, n);
+    for (int s = at.top(); s >= 1; --s) {
+        if (!work.waiting[s]) continue;
+        const CompactStage<T>& stage = at.net.stages[s];
+        relax_block<T, kRigorous>(at, s, n);
+        const Planes<T> rows = at.rows(s, planes);
+        for (int t = 0; t < stage.term_count; ++t) {
+            const CompactTerm<T>& term = stage.terms[t];
+            if (work.waiting[term.source] && kRigorous) charge_sum(at, term.source, planes, term.column_terms);
+            // Several maps reach different neurons there, so all start from zero.
+            const bool add = work.waiting[term.source] || at.route[term.source].writers > 1;
+            if (add && !work.waiting[term.source]) clear_planes(at, term.source, planes);
+            carry_back<T>(term, at.route[s].terms[t], {rows.data, rows.stride, planes}, at.rows(term.source, planes), add);
+            work.waiting[term.source] = 1;
+        }
+    }
+    concretise_block<T, kRigorous>(at, n);
+}
+
+}  // namespace verifier::VERIFIER_ISA
