@@ -123,6 +123,8 @@ void bind_network(py::module_& module, const char* name) {
         .def_property_readonly("inputs", &Network::inputs)
         .def_property_readonly("outputs", &Network::outputs)
         .def_property_readonly("uses_forms", &Network::uses_forms)
+        .def_property_readonly("sparse", &Network::sparse)
+        .def_property_readonly("weights", &Network::weights)
         .def("bound_boxes", &bound_boxes<T>, py::arg("lower"), py::arg("upper"), py::arg("rows"), py::kw_only(),
              py::arg("forms"), py::arg("refine"), py::arg("threads"))
         .def("evaluate", &evaluate<T>, py::arg("points"), py::kw_only(), py::arg("threads"))

@@ -104,6 +104,28 @@ void bind(py::module_& module, const char* name) {
              py::arg("network"), py::arg("lower"), py::arg("upper"), py::arg("threads"), py::arg("seconds"), py::keep_alive<1, 2>())
         .def("optimise_root", &Domains::optimise_root, py::call_guard<py::gil_scoped_release>(), py::arg("seconds"),
              py::arg("most_iterations"), py::arg("first"))
+        .def("enter",
+             [](Domains& self, const Array<double>& lower, const Array<double>& upper, double seconds) {
+                 if (lower.size() != self.inputs() || upper.size() != self.inputs())
+                     throw py::value_error("lower, upper: expected one number per input");
+                 py::gil_scoped_release free;
+                 self.enter(lower.data(), upper.data(), seconds);
+             },
+             py::arg("lower"), py::arg("upper"), py::arg("seconds"))
+        .def("forms",
+             [](Domains& self, const Array<double>& rows) {
+                 if (rows.ndim() != 2 || rows.shape(1) != self.outputs())
+                     throw py::value_error("rows: expected one number per output in each");
+                 const int64_t count = rows.shape(0), n = self.inputs();
+                 py::array_t<double> lower(count), coeffs({count, n}), offset(count), sensitivity(n);
+                 const verifier::BoxResult result{lower.mutable_data(), coeffs.mutable_data(), offset.mutable_data(), sensitivity.mutable_data()};
+                 {
+                     py::gil_scoped_release free;
+                     self.forms(rows.data(), count, result);
+                 }
+                 return py::make_tuple(lower, coeffs, offset, sensitivity);
+             },
+             py::arg("rows"))
         .def("tighten",
              [](Domains& self, int stage, const Array<int32_t>& neurons, const Array<double>& lower, const Array<double>& upper) {
                  if (stage < 1 || stage >= self.stage_count()) throw py::value_error("stage: out of range");

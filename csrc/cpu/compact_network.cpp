@@ -50,7 +50,14 @@ Bundles<T> CompactNetwork<T>::Map::view() const {
 
 template <typename T>
 CompactNetwork<T>::CompactNetwork(const Plan<T>& plan, const double* lower, const double* upper) : plan_(plan) {
-    for (int64_t i = 0; i < plan.stages[0].size; ++i) {
+    enter(lower, upper);
+}
+
+template <typename T>
+void CompactNetwork<T>::enter(const double* lower, const double* upper) {
+    low_.clear();
+    high_.clear();
+    for (int64_t i = 0; i < plan_.stages[0].size; ++i) {
         low_.push_back(static_cast<T>(lower[i]));
         high_.push_back(static_cast<T>(upper[i]));
     }

@@ -15,6 +15,9 @@ class CompactNetwork {
   public:
     CompactNetwork(const Plan<T>& plan, const double* lower, const double* upper);
 
+    // Starts with another box.
+    void enter(const double* lower, const double* upper);
+
     // Forgets all stages but the input.
     void clear();
 

@@ -23,7 +23,7 @@ Time::duration span(double seconds) {
 }
 
 // Rows of a block, so that two stages of it stay in the second-level cache where that is possible.
-constexpr int64_t kMostRows = 64, kFewestRows = 32, kWideStage = 8192;
+constexpr int64_t kMostRows = 64, kFewestRows = 32, kWideStage = 32768;
 
 // Number of the first source neuron that neuron i of a stage reads: neighbours read the same ones.
 template <typename T>
@@ -134,6 +134,11 @@ Domains<T>::Domains(Network<T>& network, const double* lower, const double* uppe
     for (int s = 0; s < plan_.count; ++s) widest = std::max(widest, plan_.stages[s].size);
     block_rows_ = widest > kWideStage ? kFewestRows : kMostRows;
     for (int thread = 0; thread < threads_; ++thread) memory_->add_thread(plan_, block_rows_);
+    measure_root(seconds);
+}
+
+template <typename T>
+void Domains<T>::measure_root(double seconds) {
     const std::clock_t begin = std::clock();
     run_root(0, 0, seconds);
     // Of the processor, so that other processes do not count; the threads share the work.
@@ -142,6 +147,35 @@ Domains<T>::Domains(Network<T>& network, const double* lower, const double* uppe
 
 template <typename T>
 Domains<T>::~Domains() = default;
+
+template <typename T>
+void Domains<T>::enter(const double* lower, const double* upper, double seconds) {
+    lower_.assign(lower, lower + inputs());
+    upper_.assign(upper, upper + inputs());
+    memory_->previous_lower.clear();
+    memory_->previous_upper.clear();
+    memory_->compact.enter(lower, upper);
+    measure_root(seconds);
+}
+
+template <typename T>
+void Domains<T>::forms(const double* rows, int64_t row_count, const BoxResult& result) {
+    const BoxQuery query{lower_.data(), upper_.data(), rows, row_count, true};
+    std::fill(result.sensitivity, result.sensitivity + inputs(), 0.0);
+    if (failed_) {
+        std::fill(result.lower, result.lower + row_count, -HUGE_VAL);
+        std::fill(result.offset, result.offset + row_count, -HUGE_VAL);
+        std::fill(result.coeffs, result.coeffs + row_count * inputs(), 0.0);
+        return;
+    }
+    parallel_for((row_count + block_rows_ - 1) / block_rows_, threads_, [&](int thread, int64_t item) {
+        const int64_t begin = item * block_rows_;
+        network_.isa_.bound_forms(root_, memory_->below_output->stages(), memory_->threads[thread]->block, query, result, begin,
+                                  std::min(block_rows_, row_count - begin));
+    });
+    for (int64_t s = 0; s < row_count; ++s)
+        for (int64_t i = 0; i < inputs(); ++i) result.sensitivity[i] += std::fabs(result.coeffs[s * inputs() + i]);
+}
 
 template <typename T>
 const std::vector<int32_t>& Domains<T>::open_stage() const {

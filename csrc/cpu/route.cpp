@@ -17,16 +17,27 @@ void Route<T>::add_term(const CompactTerm<T>& term, const std::vector<char>& her
         lists.forward.push_back(static_cast<int32_t>(b));
         for (int64_t k = term.forward.start[b]; k < term.forward.start[b + 1]; ++k) reached[term.forward.index[k]] = 1;
     }
-    for (int64_t b = 0; b < term.backward.count; ++b) {
-        const int32_t* output = term.backward.output + b * kBundle;
+    const Bundles<T>& map = term.backward;
+    std::vector<int32_t> entered;  // backward bundles
+    int64_t most = 0;
+    for (int64_t b = 0; b < map.count; ++b) {
+        const int32_t* output = map.output + b * kBundle;
         if (!std::any_of(output, output + kBundle, [&](int32_t i) { return i >= 0 && reached[i]; })) continue;
-        for (int64_t k = term.backward.start[b]; k < term.backward.start[b + 1]; ++k) {
-            if (!here[term.backward.index[k]]) continue;
-            lists.index.push_back(term.backward.index[k]);
-            lists.position.push_back(static_cast<int32_t>(k));
+        entered.push_back(static_cast<int32_t>(b));
+        most += map.start[b + 1] - map.start[b];
+    }
+    lists.index.resize(most);
+    lists.position.resize(most);
+    int64_t used = 0;
+    for (int32_t b : entered) {
+        for (int64_t k = map.start[b]; k < map.start[b + 1]; ++k) {
+            lists.index[used] = map.index[k];
+            lists.position[used] = static_cast<int32_t>(k);
+            used += here[map.index[k]];
         }
-        lists.start.push_back(static_cast<int64_t>(lists.index.size()));
+        lists.start.push_back(used);
         // The whole bundle is written, so that nothing stale is added to.
+        const int32_t* output = map.output + b * kBundle;
         for (int j = 0; j < kBundle; ++j)
             if (output[j] >= 0) reached[output[j]] = 1;
         lists.output.insert(lists.output.end(), output, output + kBundle);

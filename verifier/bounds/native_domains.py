@@ -98,10 +98,9 @@ class NativeDomains:
         deadline: float = np.inf,
     ):
         module = native()
-        kind = module.DomainsDouble if engine.graph.dtype == "float64" else module.DomainsFloat
         self.clauses = clauses
         self._deadline = deadline
-        self.core = kind(engine.network, lower, upper, threads=engine.threads, seconds=ROOT_SHARE * self._remaining())
+        self.core = engine.domains(lower, upper, ROOT_SHARE * self._remaining())
         self.capacity = module.split_candidates
         self._count_open()
         c, s = clauses.limits.shape

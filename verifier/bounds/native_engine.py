@@ -13,6 +13,7 @@ graph's dtype, is charged likewise. NaN, infinite or overflowing boxes give -inf
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,11 @@ from verifier.graph.ir import Graph
 from verifier.kernels.native import native
 from verifier.kernels.stages import Stager, covers
 from verifier.outcome import Soundness
+
+#: Weights of a network with sparse maps from which boxes go one by one through what can matter on each.
+LARGE = 5e5
+#: Share of the remaining time that the neurons of one such box may take.
+BOX_SHARE = 0.25
 
 
 def supports(graph: Graph) -> bool:
@@ -37,6 +43,7 @@ class NativeEngine:
         threads: CPU threads; None for all that this process may use.
         soundness: IEEE_FLOAT, or REAL_ARITHMETIC to leave out the network's own rounding.
         forms: carry linear forms forwards; None decides by cost.
+        deadline: time.monotonic() value that no bound should run far beyond; later ones are looser.
     Raises:
         UnsupportedOperator: the graph is outside the subset, see `supports`.
         DeviceError: the compiled module is missing.
@@ -51,6 +58,7 @@ class NativeEngine:
         threads: int | None = None,
         soundness: Soundness = Soundness.IEEE_FLOAT,
         forms: bool | None = None,
+        deadline: float = np.inf,
     ):
         if soundness is Soundness.HEURISTIC:
             raise SpecError(
@@ -64,6 +72,8 @@ class NativeEngine:
         for stage in Stager(graph, rounded=soundness is Soundness.IEEE_FLOAT).run():
             self._network.add_stage(stage.as_dict())
         self._network.finish(-1 if forms is None else int(forms))
+        self._deadline = deadline
+        self._domains: Any = None
 
     @property
     def network(self) -> Any:
@@ -86,9 +96,31 @@ class NativeEngine:
         Raises:
             ValueError: shapes do not fit.
         """
+        if refine and need_forms and self._network.sparse and self._network.weights > LARGE:
+            return self._bound_large(lower, upper, rows)
         return BoxBounds(
             *self._network.bound_boxes(lower, upper, rows, forms=need_forms, refine=refine, threads=self.threads)
         )
+
+    def _bound_large(self, lower: np.ndarray, upper: np.ndarray, rows: np.ndarray) -> BoxBounds:
+        """One box after the other, whose neurons share the threads and pass only through their cones."""
+        found = []
+        for low, high in zip(lower, upper, strict=True):
+            seconds = BOX_SHARE * float(np.clip(self._deadline - time.monotonic(), 0.0, 1e6))
+            if self._domains is None:
+                self._domains = self.domains(low, high, seconds)
+            else:
+                self._domains.enter(low, high, seconds)
+            found.append(self._domains.forms(rows))
+        if not found:
+            n, s = lower.shape[1], rows.shape[0]
+            return BoxBounds(np.zeros((0, s)), np.zeros((0, s, n)), np.zeros((0, s)), np.zeros((0, n)))
+        return BoxBounds(*(np.stack(column) for column in zip(*found, strict=True)))
+
+    def domains(self, lower: np.ndarray, upper: np.ndarray, seconds: float) -> Any:
+        """The compiled module's subdomains of one box, for native_domains; neurons are bounded within `seconds`."""
+        kind = native().DomainsDouble if self.graph.dtype == "float64" else native().DomainsFloat
+        return kind(self._network, lower, upper, threads=self.threads, seconds=seconds)
 
     def evaluate(self, points: np.ndarray) -> np.ndarray:
         """Outputs [B, N_out] at points [B, N_in], computed in the graph's dtype."""

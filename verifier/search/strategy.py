@@ -84,7 +84,7 @@ def _attack(falsifier: Falsifier, run: Run, groups: int, attack_only: bool) -> o
 def make_engine(query: Query, groups: list[Group], settings: Settings, soundness: Soundness, run: Run) -> BoxEngine:
     """The native engine where it covers the graph, else the torch engine."""
     if settings.engine != "torch" and settings.device == "cpu":
-        native = _native_engine(query, settings, soundness)
+        native = _native_engine(query, settings, soundness, run)
         if native is not None:
             return native
     with run.stage("start torch"):
@@ -107,7 +107,7 @@ def make_engine(query: Query, groups: list[Group], settings: Settings, soundness
         return engine
 
 
-def _native_engine(query: Query, settings: Settings, soundness: Soundness) -> BoxEngine | None:
+def _native_engine(query: Query, settings: Settings, soundness: Soundness, run: Run) -> BoxEngine | None:
     """The C++ engine, or None where it was not built or does not cover the graph."""
     if importlib.util.find_spec("verifier.bounds.native_engine") is None:
         return None
@@ -115,7 +115,7 @@ def _native_engine(query: Query, settings: Settings, soundness: Soundness) -> Bo
 
     if not supports(query.graph):
         return None
-    return NativeEngine(query.graph, threads=settings.threads, soundness=soundness)
+    return NativeEngine(query.graph, threads=settings.threads, soundness=soundness, deadline=run.deadline)
 
 
 def _prove(engine: BoxEngine, falsifier: Falsifier, run: Run) -> Conclusion:

@@ -224,6 +224,14 @@ static void charge_sum(Block<T>& at, int source, int64_t planes, double terms) {
     }
 }
 
+// Certain lower bound of what row r has collected: its offset less its losses.
+template <typename T>
+static double settled(const Block<T>& at, int64_t r) {
+    const double offset = at.work.offsets[r], wide = 1e-14 + 2 * at.net.plan->wide_terms * Precision<T>::kUnit;
+    const double loss = at.work.losses[r] * at.net.plan->loss_factor + at.states[at.top()].tiny;
+    return offset - loss - wide * (std::fabs(offset) + loss);
+}
+
 // Minimum over the box of the first n rows' forms, into `bound`.
 template <typename T, bool kRigorous>
 static void concretise_block(Block<T>& at, int64_t n) {
@@ -236,7 +244,6 @@ static void concretise_block(Block<T>& at, int64_t n) {
     const T* radius = state.half + layout.interval * input.stride;
     const T* most = state.half + layout.magnitude * input.stride;
     const Vec<T> gamma = spread<T>(as_charge<T>(gamma_n(2.0 * kChunk + 6 + at.net.plan->wide_terms, Precision<T>::kUnit)));
-    const double wide = 1e-14 + 2 * at.net.plan->wide_terms * Precision<T>::kUnit;
     for (int64_t v = 0; v < blocks_of(n, lanes) && work.waiting[0]; ++v) {
         const T* plane = work.values[0] + v * input.size * lanes;
         Vec<T> loss = load(work.losses + v * lanes);
@@ -249,18 +256,14 @@ static void concretise_block(Block<T>& at, int64_t n) {
         if (kRigorous) store(work.losses + v * lanes, loss);
     }
     for (int64_t r = 0; r < n; ++r) {
-        double offset = work.offsets[r];
-        if (kRigorous) {
-            const double loss = work.losses[r] * at.net.plan->loss_factor + at.states[at.top()].tiny;
-            offset -= loss + wide * (std::fabs(offset) + loss);
-        }
-        work.bound[r] = std::fabs(offset) <= Precision<T>::kHuge ? offset : -HUGE_VAL;
+        const double bound = kRigorous ? settled(at, r) : work.offsets[r];
+        work.bound[r] = std::fabs(bound) <= Precision<T>::kHuge ? bound : -HUGE_VAL;
     }
 }
 
-// Bounds of the first n rows with the slopes and multipliers they have.
+// Carries the first n rows down to the inputs, with the slopes and multipliers they have.
 template <typename T, bool kRigorous>
-static void bound_block(Block<T>& at, int64_t n) {
+static void sweep_block(Block<T>& at, int64_t n) {
     constexpr int64_t lanes = Lanes<T>::kCount;
     BlockScratch<T>& work = at.work;
     const int64_t planes = blocks_of(n, lanes);
@@ -283,6 +286,12 @@ static void bound_block(Block<T>& at, int64_t n) {
             work.waiting[term.source] = 1;
         }
     }
+}
+
+// Bounds of the first n rows.
+template <typename T, bool kRigorous>
+static void bound_block(Block<T>& at, int64_t n) {
+    sweep_block<T, kRigorous>(at, n);
     concretise_block<T, kRigorous>(at, n);
 }
 

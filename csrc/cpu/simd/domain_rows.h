@@ -152,6 +152,29 @@ static void bound_domain_rows(const DomainRoot<T>& root, const RouteStage* route
     for (int64_t r = 0; r < count; ++r) store_row(at, root, job, r);
 }
 
+// Rows `begin` to `begin` + `count` of the query on the unsplit box, as linear forms in the inputs.
+template <typename T>
+static void bound_forms(const DomainRoot<T>& root, const RouteStage* route, BlockScratch<T>& work, const BoxQuery& query,
+                        const BoxResult& result, int64_t begin, int64_t count) {
+    const int64_t n = root.net.plan->stages[0].size;
+    for (int64_t r = 0; r < count; ++r) work.codes[r] = static_cast<int32_t>(begin + r), work.row[r] = static_cast<int32_t>(r);
+    Block<T> at{root.net, root.states, route, work, {root.net.plan->count - 1, query.rows, work.codes, nullptr}, count};
+    reset_block(at, false);
+    sweep_block<T, true>(at, count);
+    for (int64_t r = 0; r < count; ++r) {
+        double* coeffs = result.coeffs + (begin + r) * n;
+        for (int64_t i = 0; i < n; ++i)
+            coeffs[i] = work.waiting[0] && route[0].reached[i] ? static_cast<double>(work.values[0][at.at(0, i, r)]) : 0.0;
+        double offset = settled(at, r), low = lowest(coeffs, offset, query.lower, query.upper, n);
+        if (!(std::fabs(low) <= Precision<T>::kHuge)) {
+            low = offset = -HUGE_VAL;
+            memset(coeffs, 0, n * sizeof(double));
+        }
+        result.lower[begin + r] = low;
+        result.offset[begin + r] = offset;
+    }
+}
+
 // Both sides of listed neurons, at most half a block of them, each row with slopes of its own.
 template <typename T>
 static void bound_neurons(const DomainRoot<T>& root, const RouteStage* route, BlockScratch<T>& work, const NeuronJob& job,

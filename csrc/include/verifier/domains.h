@@ -98,6 +98,12 @@ class Domains {
     Domains(Network<T>& network, const double* lower, const double* upper, int threads, double seconds);
     ~Domains();
 
+    // Another box in place of the one given before; all that was found there is forgotten.
+    void enter(const double* lower, const double* upper, double seconds);
+
+    // Lower bounds and forms of rows [S, N_out] over the box, S rows in all; see BoxBounds.
+    void forms(const double* rows, int64_t row_count, const BoxResult& result);
+
     // Optimises the slopes of every open neuron's own bounds within about `seconds`; false if there was no time.
     // Stages before `first` keep their bounds.
     bool optimise_root(double seconds, int64_t most_iterations, int first = 0);
@@ -120,6 +126,7 @@ class Domains {
 
   private:
     struct Memory;
+    void measure_root(double seconds);
     void run_root(int64_t iterations, int first, double seconds);
     void bound_stage(int stage, int64_t iterations, Clock clock);
 

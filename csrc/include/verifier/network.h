@@ -69,6 +69,8 @@ class Network {
     int64_t inputs() const { return stages_.front().size; }
     int64_t outputs() const { return stages_.back().size; }
     bool uses_forms() const { return plan_.forms; }
+    bool sparse() const { return plan_.sparse; }  // some map is kept by its nonzeros
+    double weights() const { return forward_cost(); }
 
     // Lower bounds of `rows` [S, N_out] over boxes [B, N_in], see BoxBounds. `coeffs` may be null.
     // Threads share the boxes, or where there are few the rows of one box.

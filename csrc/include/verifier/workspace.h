@@ -126,6 +126,8 @@ struct Isa {
     void (*relax_root)(const Plan<T>& plan, Workspace<T>& work, int stage);
     void (*bound_neurons)(const DomainRoot<T>& root, const RouteStage* route, BlockScratch<T>& work, const NeuronJob& job,
                           const Clock& clock);
+    void (*bound_forms)(const DomainRoot<T>& root, const RouteStage* route, BlockScratch<T>& work, const BoxQuery& query,
+                        const BoxResult& result, int64_t begin, int64_t count);
     void (*bound_domain_rows)(const DomainRoot<T>& root, const RouteStage* route, BlockScratch<T>& work, const RowJob& job,
                               const Clock& clock, int64_t begin, int64_t count);
 };
