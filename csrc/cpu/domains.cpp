@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <ctime>
+#include <map>
 #include <memory>
 
 #include "compact_network.h"
@@ -33,6 +34,11 @@ int32_t first_source(const Stage<T>& stage, int32_t i) {
     if (term.kind == MapKind::kDiagonal) return i;
     if (term.kind == MapKind::kDense || term.by_row.start[i] == term.by_row.start[i + 1]) return 0;
     return term.by_row.index[term.by_row.start[i]];
+}
+
+template <typename T>
+bool is_curved(const Stage<T>& stage) {
+    return stage.activation == Activation::kSigmoid || stage.activation == Activation::kTanh;
 }
 
 // Neurons of each stage, among those left, that the listed neurons of stage `index` read.
@@ -72,6 +78,7 @@ struct Domains<T>::Memory {
         AlignedArray<double> doubles[4];
         std::vector<int32_t> numbers, waiting;
         std::vector<SplitEntry<T>> splits;
+        std::vector<CutoffEntry<T>> cutoff;
         BlockScratch<T> block{};
     };
 
@@ -100,6 +107,8 @@ struct Domains<T>::Memory {
         block.losses = mine.losses.get();
         double** const numbers[] = {&block.offsets, &block.bound, &block.best_bound, &block.limit};
         for (int k = 0; k < 4; ++k) *numbers[k] = mine.doubles[k].get();
+        mine.cutoff.resize(rows);
+        block.cutoff = mine.cutoff.data();
         block.row = mine.numbers.data();
         block.codes = block.row + rows;
         block.split_count = block.codes + rows;
@@ -231,21 +240,29 @@ void Domains<T>::run_root(int64_t iterations, int first, double seconds) {
     }
 }
 
-// Backward bounds of the neurons of a stage whose function is not linear on what is known of them; with
-// `iterations`, of those whose split could help, under slopes of their own.
+// Neurons of a stage whose function is not linear on what is known of them, neighbours together.
 template <typename T>
-void Domains<T>::bound_stage(int index, int64_t iterations, Clock clock) {
-    Memory& mine = *memory_;
+std::vector<int32_t> Domains<T>::open_neurons(int index) const {
     const Stage<T>& stage = plan_.stages[index];
-    StageState<T>& state = mine.root.work.stages[index];
-    const bool curved = stage.activation == Activation::kSigmoid || stage.activation == Activation::kTanh;
-    if (curved && iterations > 0) return;
+    const StageState<T>& state = memory_->root.work.stages[index];
+    const bool curved = is_curved(stage);
     std::vector<int32_t> neurons;
     for (int64_t i = 0; i < stage.size; ++i)
         if (curved ? state.lower[i] < state.upper[i] : state.lower[i] < 0 && state.upper[i] > 0)
             neurons.push_back(static_cast<int32_t>(i));
     std::stable_sort(neurons.begin(), neurons.end(),
                      [&](int32_t a, int32_t b) { return first_source(stage, a) < first_source(stage, b); });
+    return neurons;
+}
+
+// Backward bounds of a stage's open neurons; with `iterations`, of those whose split could help, under slopes of
+// their own.
+template <typename T>
+void Domains<T>::bound_stage(int index, int64_t iterations, Clock clock) {
+    Memory& mine = *memory_;
+    if (is_curved(plan_.stages[index]) && iterations > 0) return;
+    StageState<T>& state = mine.root.work.stages[index];
+    const std::vector<int32_t> neurons = open_neurons(index);
     mine.enlarge(mine.compact.kept_count(), 1);
     const int64_t count = static_cast<int64_t>(neurons.size());
     const int64_t size = std::max<int64_t>(1, std::min(block_rows_ / 2, (count + threads_ - 1) / threads_));
@@ -258,8 +275,10 @@ void Domains<T>::bound_stage(int index, int64_t iterations, Clock clock) {
         const std::vector<int32_t> part(neurons.begin() + item * size, neurons.begin() + std::min(count, (item + 1) * size));
         const Route<T> route(root.net, sources_of(root.net, index, part));
         std::vector<double> lower(part.size()), upper(part.size());
-        network_.isa_.bound_neurons(root, route.stages(), mine.threads[thread]->block,
-                                    {index, static_cast<int64_t>(part.size()), part.data(), iterations, lower.data(), upper.data()}, clock);
+        NeuronJob job{};
+        job.stage = index, job.count = static_cast<int64_t>(part.size()), job.neurons = part.data(), job.iterations = iterations;
+        job.lower = lower.data(), job.upper = upper.data();
+        network_.isa_.bound_neurons(root, route.stages(), mine.threads[thread]->block, job, clock);
         for (size_t k = 0; k < part.size(); ++k) {
             const T low = round_down<T>(lower[k]), high = round_up<T>(upper[k]);
             T &known_low = state.lower[part[k]], &known_high = state.upper[part[k]];
@@ -267,6 +286,88 @@ void Domains<T>::bound_stage(int index, int64_t iterations, Clock clock) {
             if (high < known_high && high >= -limit) known_high = high;
         }
     });
+}
+
+template <typename T>
+void Domains<T>::adopt(const Domains& other) {
+    memory_->previous_lower = other.memory_->previous_lower;
+    memory_->previous_upper = other.memory_->previous_upper;
+    run_root(0, 0, 0);
+}
+
+// True where two bounds of a neuron contradict each other.
+template <typename T>
+bool Domains<T>::cut_off_stage(int index, const CutOff& cut, double reach, int64_t iterations, Clock clock) {
+    Memory& mine = *memory_;
+    const RouteStage& reached = mine.below_output->stages()[index];
+    std::vector<int32_t> neurons;
+    for (int32_t i : open_neurons(index))
+        if (reached.reached[root_.net.stages[index].position[i]]) neurons.push_back(i);
+    const int64_t count = static_cast<int64_t>(neurons.size());
+    const int64_t size = std::max<int64_t>(1, std::min(block_rows_ / 2, (count + threads_ - 1) / threads_));
+    std::vector<double> lower(count, -HUGE_VAL), upper(count, HUGE_VAL), scale(count);
+    mine.enlarge(mine.compact.kept_count(), static_cast<int64_t>(cut.split.size()) + 1);
+    std::vector<T>&known_lower = mine.previous_lower[index], &known_upper = mine.previous_upper[index];
+    for (int64_t k = 0; k < count; ++k)
+        scale[k] = (static_cast<double>(known_upper[neurons[k]]) - known_lower[neurons[k]]) / std::max(reach, 1e-9);
+    parallel_for((count + size - 1) / size, threads_, [&](int thread, int64_t item) {
+        if (clock.over()) return;
+        const int64_t begin = item * size, part = std::min(size, count - begin);
+        const NeuronJob job{index, part, neurons.data() + begin, iterations, lower.data() + begin, upper.data() + begin,
+                            cut.row, cut.limit, scale.data() + begin, cut.slopes.empty() ? nullptr : cut.slopes.data(),
+                            static_cast<int64_t>(cut.split.size()), cut.split.data(), cut.sign.data()};
+        network_.isa_.bound_neurons(root_, mine.below_output->stages(), mine.threads[thread]->block, job, clock);
+    });
+    bool empty = false;
+    for (int64_t k = 0; k < count; ++k) {
+        empty = empty || lower[k] > known_upper[neurons[k]] || upper[k] < known_lower[neurons[k]] || lower[k] > upper[k];
+        tighten(index, neurons[k], lower[k], upper[k]);
+    }
+    return empty;
+}
+
+// Slopes and splits that follow their neurons while others become stable.
+template <typename T>
+void Domains<T>::follow(CutOff& cut, const std::vector<int32_t>& stages, const std::vector<int32_t>& features) const {
+    std::map<std::pair<int32_t, int32_t>, int32_t> now;
+    for (size_t k = 0; k < open_stage().size(); ++k) now[{open_stage()[k], open_index()[k]}] = static_cast<int32_t>(k);
+    std::vector<uint8_t> slopes(cut.slopes.empty() ? 0 : now.size());
+    std::vector<int32_t> renumbered(stages.size(), -1);
+    for (size_t k = 0; k < stages.size(); ++k) {
+        const auto found = now.find({stages[k], features[k]});
+        if (found == now.end()) continue;
+        renumbered[k] = found->second;
+        if (!slopes.empty()) slopes[found->second] = cut.slopes[k];
+    }
+    cut.slopes = std::move(slopes);
+    size_t kept = 0;
+    for (size_t d = 0; d < cut.split.size(); ++d) {
+        if (renumbered[cut.split[d]] < 0) continue;  // stable now, so the split says nothing more
+        cut.sign[kept] = cut.sign[d];
+        cut.split[kept++] = renumbered[cut.split[d]];
+    }
+    cut.split.resize(kept);
+    cut.sign.resize(kept);
+}
+
+template <typename T>
+bool Domains<T>::cut_off(CutOff cut, int64_t iterations, double seconds) {
+    const auto end = Time::now() + span(seconds);
+    const Clock clock{is_over, &end};
+    for (int s = plan_.count - 1; s >= 1 && !failed_ && !clock.over(); --s) {
+        const Activation f = plan_.stages[s].activation;
+        if (f != Activation::kRelu && f != Activation::kLeakyRelu) continue;
+        std::vector<double> coeffs(inputs()), sensitivity(inputs());
+        double lower = 0, offset = 0, reach = 0;
+        forms(cut.row, 1, {&lower, coeffs.data(), &offset, sensitivity.data()});
+        if (lower > cut.limit) return true;
+        for (int64_t i = 0; i < inputs(); ++i) reach += std::fabs(coeffs[i]) * (upper_[i] - lower_[i]);
+        const std::vector<int32_t> stages = open_stage(), features = open_index();
+        if (cut_off_stage(s, cut, reach, iterations, clock)) return true;
+        run_root(0, 0, 0);
+        if (!failed_) follow(cut, stages, features);
+    }
+    return false;
 }
 
 template <typename T>

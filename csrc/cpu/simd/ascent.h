@@ -90,6 +90,21 @@ static void place_minimisers(Block<T>& at, int64_t planes) {
         }
 }
 
+// The rows' scales take a step, by factors: d bound / d log scale is the bound less the neuron's own part of it.
+template <typename T>
+static void step_scales(Block<T>& at, int64_t n, const AdamRate<T>& rate) {
+    for (int64_t r = 0; r < n; ++r) {
+        CutoffEntry<T>& mine = at.work.cutoff[r];
+        const T own = at.target.codes[at.work.row[r]] % 2 ? -mine.z : mine.z;
+        const T gradient = static_cast<T>(at.work.bound[r]) - own;
+        mine.mean += rate.first * (gradient - mine.mean);
+        mine.square = T(0.9) * mine.square + T(0.1) * gradient * gradient;
+        const double step = 2 * rate.slope * mine.mean / (std::sqrt(static_cast<double>(mine.square)) + 1e-30);
+        const double scale = mine.scale * std::exp(step > 2 ? 2.0 : (step < -2 ? -2.0 : step));
+        if (scale > 1e-20 && scale < 1e20) mine.scale = static_cast<T>(scale);
+    }
+}
+
 // One step up the gradient for the first `planes` planes, whose coefficients are those of the last `bound_block`.
 template <typename T>
 static void step_block(Block<T>& at, int64_t planes, const AdamRate<T>& rate) {
@@ -97,7 +112,7 @@ static void step_block(Block<T>& at, int64_t planes, const AdamRate<T>& rate) {
     const int64_t n = planes * Lanes<T>::kCount < at.count ? planes * Lanes<T>::kCount : at.count;
     if (work.waiting[0]) place_minimisers(at, planes);
     for (int s = 1; s <= at.top(); ++s) {
-        if (!work.waiting[s] || (at.target.codes == nullptr && s == at.top())) continue;
+        if (!work.waiting[s] || (at.target.rows && s == at.top())) continue;
         const CompactStage<T>& stage = at.net.stages[s];
         const Planes<T> rows = at.rows(s, planes);
         if (stage.term_count == 0) clear_planes(at, s, planes);
@@ -110,6 +125,10 @@ static void step_block(Block<T>& at, int64_t planes, const AdamRate<T>& rate) {
                 SplitEntry<T>& split = at.splits(r)[k];
                 if (at.meets(split, s)) split.z = work.values[s][at.at(s, split.index, r)] + stage.bias[split.index];
             }
+        for (int64_t r = 0; r < n && s == at.target.added; ++r) {
+            const int32_t i = at.net.stages[s].position[at.target.codes[work.row[r]] / 2];
+            work.cutoff[r].z = work.values[s][at.at(s, i, r)] + stage.bias[i];
+        }
         for (int64_t v = 0; v < planes; ++v) step_plane(at, s, v, rate);
         const T alpha = at.net.plan->stages[s].alpha;
         for (int64_t r = 0; r < n; ++r)
@@ -124,6 +143,7 @@ static void step_block(Block<T>& at, int64_t planes, const AdamRate<T>& rate) {
                 if (!(split.multiplier > 0)) split.multiplier = 0;
             }
     }
+    if (at.target.added) step_scales(at, n, rate);
 }
 
 template <typename V>
@@ -145,6 +165,7 @@ static void swap_rows(Block<T>& at, int64_t i, int64_t j) {
     const int32_t most = work.split_count[i] > work.split_count[j] ? work.split_count[i] : work.split_count[j];
     for (int32_t k = 0; k < most; ++k) swap_values(at.splits(i)[k], at.splits(j)[k]);
     swap_values(work.split_count[i], work.split_count[j]);
+    swap_values(work.cutoff[i], work.cutoff[j]);
     swap_values(work.row[i], work.row[j]);
     double* const numbers[] = {work.bound, work.best_bound, work.limit};
     for (double* array : numbers) swap_values(array[i], array[j]);
@@ -161,6 +182,7 @@ static void keep_best(Block<T>& at, int64_t n) {
             if (!(work.bound[r] > work.best_bound[r])) continue;
             work.best_bound[r] = work.bound[r];
             better[r - v * lanes] = 1;
+            work.cutoff[r].best = work.cutoff[r].scale;
             some = true;
             for (int32_t k = 0; k < work.split_count[r]; ++k) at.splits(r)[k].best = at.splits(r)[k].multiplier;
         }
@@ -191,6 +213,7 @@ static void reset_block(Block<T>& at, bool ascent) {
     for (int64_t r = 0; r < at.count; ++r) {
         work.split_count[r] = 0;
         work.best_bound[r] = -HUGE_VAL;
+        work.cutoff[r] = {1, 1, 0, 0, 0};
     }
 }
 
@@ -229,8 +252,10 @@ static void ascend_block(Block<T>& at, int64_t iterations, const Clock& clock) {
         if (active == 0) break;
     }
     swap_values(work.slopes, work.best);
-    for (int64_t r = 0; r < at.count; ++r)
+    for (int64_t r = 0; r < at.count; ++r) {
+        work.cutoff[r].scale = work.cutoff[r].best;
         for (int32_t k = 0; k < work.split_count[r]; ++k) at.splits(r)[k].multiplier = at.splits(r)[k].best;
+    }
 }
 
 }  // namespace verifier::VERIFIER_ISA

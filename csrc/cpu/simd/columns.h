@@ -7,12 +7,15 @@
 
 namespace verifier::VERIFIER_ISA {
 
-// Where rows start, by their numbers in the job: rows of the output, or +z and -z of neurons of a stage.
+// Where rows start, by their numbers in the job: rows of the output, or +z and -z of neurons of a stage. Both at
+// once: one row of the output, less its limit, times each row's own scale, plus the neuron of stage `added`.
 struct Target {
     int stage;
-    const double* rows;    // [*, n_out] with `spec`, else null
-    const int32_t* spec;
+    const double* rows;    // [*, n_out] or null
+    const int32_t* spec;   // which of `rows`; null for the first
     const int32_t* codes;  // 2 i for +z of neuron i, 2 i + 1 for -z
+    int added;             // 0 where rows start in one place
+    double limit;
 };
 
 template <typename T>
@@ -24,7 +27,7 @@ struct Block {
     Target target;
     int64_t count;  // rows in all
 
-    int top() const { return target.codes ? target.stage - 1 : target.stage; }
+    int top() const { return target.rows ? target.stage : target.stage - 1; }
     // Whether the rows pass a split's neuron at this stage; elsewhere it constrains nothing.
     bool meets(const SplitEntry<T>& split, int stage) const { return split.stage == stage && route[stage].reached[split.index]; }
     int64_t planes() const { return blocks_of(count, Lanes<T>::kCount); }
@@ -82,15 +85,19 @@ static void place_output_rows(Block<T>& at, int64_t n) {
     work.waiting[top] = 1;
     clear_planes(at, top, blocks_of(n, Lanes<T>::kCount));
     for (int64_t r = 0; r < n; ++r) {
-        const double* row = at.target.rows + at.target.spec[work.row[r]] * size;
-        double cast = 0;
+        const double* row = at.target.rows + (at.target.spec ? at.target.spec[work.row[r]] * size : 0);
+        const double scale = at.target.added ? work.cutoff[r].scale : 1.0, own = at.target.added ? 0x1p-52 : 0.0;
+        const double limit = at.target.added ? scale * at.target.limit : 0.0;
+        double cast = own * std::fabs(limit);
         for (int64_t k = 0; k < stage.size; ++k) {
             const int64_t i = stage.feature[k];
-            const T stored = static_cast<T>(row[i]);
+            const double exact = scale * row[i];
+            const T stored = static_cast<T>(exact);
             const double low = std::fabs(state.lower[i]), high = std::fabs(state.upper[i]);
             work.values[top][at.at(top, k, r)] = stored;
-            cast += std::fabs(row[i] - stored) * (low > high ? low : high);
+            cast += (std::fabs(exact - stored) + own * std::fabs(exact)) * (low > high ? low : high);
         }
+        work.offsets[r] = -limit;
         if (kRigorous) work.losses[r] = as_charge<T>(cast);
     }
 }
@@ -202,6 +209,21 @@ static void relax_block(Block<T>& at, int index, int64_t n) {
         }
 }
 
+// Adds the neurons of the rows' codes, each to its row's coefficients on z.
+template <typename T, bool kRigorous>
+static void add_neurons(Block<T>& at, int64_t n) {
+    BlockScratch<T>& work = at.work;
+    const int index = at.target.added;
+    const CompactStage<T>& stage = at.net.stages[index];
+    for (int64_t r = 0; r < n; ++r) {
+        const int32_t code = at.target.codes[work.row[r]], i = stage.position[code / 2];
+        const T sign = code % 2 ? T(-1) : T(1);
+        work.values[index][at.at(index, i, r)] += sign;
+        work.offsets[r] += static_cast<double>(sign) * stage.bias[i];
+        if (kRigorous) work.losses[r] = as_charge<T>(static_cast<double>(work.losses[r]) + stage.charge[i]);
+    }
+}
+
 // Rows already waiting at `source` are about to be added to: charge the rounding of that sum.
 template <typename T>
 static void charge_sum(Block<T>& at, int source, int64_t planes, double terms) {
@@ -270,11 +292,12 @@ static void sweep_block(Block<T>& at, int64_t n) {
     memset(work.offsets, 0, planes * lanes * sizeof(double));
     memset(work.losses, 0, planes * lanes * sizeof(T));
     memset(work.waiting, 0, at.net.plan->count * sizeof(int));
-    at.target.codes ? place_neuron_rows<T, kRigorous>(at, n) : place_output_rows<T, kRigorous>(at, n);
+    at.target.rows ? place_output_rows<T, kRigorous>(at, n) : place_neuron_rows<T, kRigorous>(at, n);
     for (int s = at.top(); s >= 1; --s) {
         if (!work.waiting[s]) continue;
         const CompactStage<T>& stage = at.net.stages[s];
         relax_block<T, kRigorous>(at, s, n);
+        if (s == at.target.added) add_neurons<T, kRigorous>(at, n);
         const Planes<T> rows = at.rows(s, planes);
         for (int t = 0; t < stage.term_count; ++t) {
             const CompactTerm<T>& term = stage.terms[t];

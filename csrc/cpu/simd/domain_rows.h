@@ -5,20 +5,26 @@
 
 namespace verifier::VERIFIER_ISA {
 
-// Slopes of the block's rows from their bytes; `scale` maps a byte to the neuron's range of slopes.
+// Slopes of row r from one byte each, 255 steps over the neuron's range.
 template <typename T>
-static void load_slopes(Block<T>& at, const DomainRoot<T>& root, const RowJob& job, int64_t begin) {
-    for (int64_t r = 0; r < at.count; ++r) {
-        const uint8_t* stored = job.slopes + job.slope_row[begin + r] * root.open_count;
-        for (int64_t k = 0; k < root.open_count; ++k) {
-            const int64_t kept = root.open_kept[k];
-            const T least = at.net.least[kept], slope = stored[k] == 255 ? T(1) : least + (1 - least) / 255 * stored[k];
-            at.work.slopes[at.at_kept(kept, r)] = slope < 1 ? slope : T(1);
-        }
+static void load_slopes(Block<T>& at, const DomainRoot<T>& root, const uint8_t* stored, int64_t r) {
+    for (int64_t k = 0; k < root.open_count; ++k) {
+        const int64_t kept = root.open_kept[k];
+        const T least = at.net.least[kept], slope = stored[k] == 255 ? T(1) : least + (1 - least) / 255 * stored[k];
+        at.work.slopes[at.at_kept(kept, r)] = slope < 1 ? slope : T(1);
     }
-    if (job.iterations == 0) return;
-    const int64_t all = at.planes() * at.net.kept_count * Lanes<T>::kCount;
-    memcpy(at.work.best, at.work.slopes, all * sizeof(T));
+}
+
+// Slopes that have just been loaded are the best met so far.
+template <typename T>
+static void start_from_slopes(Block<T>& at) {
+    memcpy(at.work.best, at.work.slopes, at.planes() * at.net.kept_count * Lanes<T>::kCount * sizeof(T));
+}
+
+template <typename T>
+static SplitEntry<T> split_of(const Block<T>& at, const DomainRoot<T>& root, int32_t k, T sign, T multiplier) {
+    const int32_t stage = root.open_stage[k];
+    return {stage, at.net.stages[stage].position[root.open_feature[k]], sign, multiplier, multiplier, 0, 0, 0, 0};
 }
 
 // Splits of row r of the block, number `number` of the job.
@@ -34,8 +40,7 @@ static void load_splits(Block<T>& at, const DomainRoot<T>& root, const RowJob& j
         if (k < 0) continue;
         const T beta = more ? T(0) : static_cast<T>(job.multiplier[row + d]), from = beta > 0 ? beta : T(0);
         const T sign = more ? job.extra_sign[number] : job.sign[domain + d];
-        const int32_t stage = root.open_stage[k];
-        splits[count++] = {stage, at.net.stages[stage].position[root.open_feature[k]], sign, from, from, 0, 0, 0, 0};
+        splits[count++] = split_of(at, root, k, sign, from);
     }
     at.work.split_count[r] = count;
 }
@@ -43,12 +48,13 @@ static void load_splits(Block<T>& at, const DomainRoot<T>& root, const RowJob& j
 template <typename T>
 static void load_rows(Block<T>& at, const DomainRoot<T>& root, const RowJob& job, int64_t begin) {
     reset_block(at, job.iterations > 0);
-    if (job.slopes != nullptr) load_slopes(at, root, job, begin);
     for (int64_t r = 0; r < at.count; ++r) {
+        if (job.slopes) load_slopes(at, root, job.slopes + job.slope_row[begin + r] * root.open_count, r);
         at.work.row[r] = static_cast<int32_t>(begin + r);
         at.work.limit[r] = job.limit ? job.limit[begin + r] : HUGE_VAL;
         load_splits(at, root, job, r, begin + r);
     }
+    if (job.slopes && job.iterations > 0) start_from_slopes(at);
 }
 
 // Puts k into a short list sorted by falling score.
@@ -144,7 +150,7 @@ static void bound_domain_rows(const DomainRoot<T>& root, const RouteStage* route
                               const Clock& clock, int64_t begin, int64_t count) {
     const bool output = job.rows != nullptr;
     const Target target{output ? root.net.plan->count - 1 : job.stage, job.rows, output ? job.spec : nullptr,
-                        output ? nullptr : job.spec};
+                        output ? nullptr : job.spec, 0, 0};
     Block<T> at{root.net, root.states, route, work, target, count};
     load_rows(at, root, job, begin);
     if (job.iterations > 0) ascend_block(at, job.iterations, clock);
@@ -158,7 +164,7 @@ static void bound_forms(const DomainRoot<T>& root, const RouteStage* route, Bloc
                         const BoxResult& result, int64_t begin, int64_t count) {
     const int64_t n = root.net.plan->stages[0].size;
     for (int64_t r = 0; r < count; ++r) work.codes[r] = static_cast<int32_t>(begin + r), work.row[r] = static_cast<int32_t>(r);
-    Block<T> at{root.net, root.states, route, work, {root.net.plan->count - 1, query.rows, work.codes, nullptr}, count};
+    Block<T> at{root.net, root.states, route, work, {root.net.plan->count - 1, query.rows, work.codes, nullptr, 0, 0}, count};
     reset_block(at, false);
     sweep_block<T, true>(at, count);
     for (int64_t r = 0; r < count; ++r) {
@@ -179,13 +185,19 @@ static void bound_forms(const DomainRoot<T>& root, const RouteStage* route, Bloc
 template <typename T>
 static void bound_neurons(const DomainRoot<T>& root, const RouteStage* route, BlockScratch<T>& work, const NeuronJob& job,
                           const Clock& clock) {
-    Block<T> at{root.net, root.states, route, work, {job.stage, nullptr, nullptr, work.codes}, 2 * job.count};
+    const Target target{job.row ? root.net.plan->count - 1 : job.stage, job.row, nullptr, work.codes, job.row ? job.stage : 0, job.limit};
+    Block<T> at{root.net, root.states, route, work, target, 2 * job.count};
     reset_block(at, job.iterations > 0);
     for (int64_t r = 0; r < at.count; ++r) {
+        if (job.row) work.cutoff[r].scale = work.cutoff[r].best = static_cast<T>(job.scale[r / 2]);
+        if (job.slopes) load_slopes(at, root, job.slopes, r);
+        for (int64_t d = 0; d < job.splits; ++d)
+            at.splits(r)[work.split_count[r]++] = split_of(at, root, job.split[d], static_cast<T>(job.sign[d]), T(0));
         work.row[r] = static_cast<int32_t>(r);
         work.codes[r] = static_cast<int32_t>(2 * job.neurons[r / 2] + r % 2);
         work.limit[r] = 0;
     }
+    if (job.slopes && job.iterations > 0) start_from_slopes(at);
     if (job.iterations > 0) ascend_block(at, job.iterations, clock);
     bound_block<T, true>(at, at.count);
     for (int64_t r = 0; r < at.count; ++r) {

@@ -25,6 +25,13 @@ struct SplitEntry {
     T coeff, z;  // coefficient on h, and z at the minimiser, of the pass under way
 };
 
+// What rows of neurons on the unsafe part of a box learn besides slopes: see NeuronJob.
+template <typename T>
+struct CutoffEntry {
+    T scale, best, mean, square;
+    T z;  // the neuron's value at the minimiser of the pass under way
+};
+
 // What a block of rows needs on one thread, in planes of one vector of rows each (see simd/bundles.h).
 template <typename T>
 struct BlockScratch {
@@ -40,6 +47,7 @@ struct BlockScratch {
     int32_t *row, *codes;                // [block] each row's number in the job; neurons of the root
     SplitEntry<T>* splits;               // [block, most_splits]
     int32_t* split_count;                // [block]
+    CutoffEntry<T>* cutoff;              // [block]
 };
 
 // The root's bounds, and its open neurons; lines of all other neurons hold on every subdomain.
@@ -54,13 +62,23 @@ struct DomainRoot {
     const double *lower, *upper;  // [n] the box
 };
 
-// Neurons of a stage to bound from both sides on the whole box.
+// Neurons of a stage to bound from both sides: on the whole box, or where `row` . y <= limit can still hold.
+//
+// There, z >= min over the box of z + scale (row . y - limit) for any scale >= 0, which each row optimises.
+// Source: Kotha et al. 2023, arXiv:2302.01404.
 struct NeuronJob {
     int stage;
     int64_t count;
     const int32_t* neurons;
     int64_t iterations;
     double *lower, *upper;  // [count]
+    const double* row;      // [n_out], or null for the whole box
+    double limit;
+    const double* scale;    // [count] to start from
+    const uint8_t* slopes;  // [K] to start from, or null
+    int64_t splits;         // assumed on every row: open neurons and signs
+    const int32_t* split;
+    const int8_t* sign;
 };
 
 // Rows to bound: starts, and what to write. Null outputs are skipped.
@@ -87,6 +105,16 @@ struct RowJob {
     int32_t* candidates;        // [count, kCandidates], best first, -1 for none
 };
 
+// The unsafe part of a subdomain: row . y <= limit, and sign * z >= 0 for the neurons split. Numbers and slopes are
+// those of the open neurons when it is given.
+struct CutOff {
+    const double* row;  // [n_out]
+    double limit;
+    std::vector<uint8_t> slopes;  // [K] to start from, or empty
+    std::vector<int32_t> split;   // open neurons
+    std::vector<int8_t> sign;
+};
+
 template <typename T>
 class Network;
 
@@ -107,6 +135,14 @@ class Domains {
     // Optimises the slopes of every open neuron's own bounds within about `seconds`; false if there was no time.
     // Stages before `first` keep their bounds.
     bool optimise_root(double seconds, int64_t most_iterations, int first = 0);
+
+    // Takes over the neurons' bounds of the same box from another object.
+    void adopt(const Domains& other);
+
+    // Bounds the open neurons where row . y <= limit can still hold, from the last stage to the first, within about
+    // `seconds`. The bounds then hold only there: clauses other than those that imply it must not be bounded any more.
+    // True where no such point exists.
+    bool cut_off(CutOff cut, int64_t iterations, double seconds);
 
     // Intersects z of neuron i of a stage with rigorous bounds; the root's lines follow at the next `optimise_root`.
     void tighten(int stage, int64_t i, double lower, double upper);
@@ -129,6 +165,9 @@ class Domains {
     void measure_root(double seconds);
     void run_root(int64_t iterations, int first, double seconds);
     void bound_stage(int stage, int64_t iterations, Clock clock);
+    std::vector<int32_t> open_neurons(int stage) const;
+    void follow(CutOff& cut, const std::vector<int32_t>& stages, const std::vector<int32_t>& features) const;
+    bool cut_off_stage(int stage, const CutOff& cut, double reach, int64_t iterations, Clock clock);
 
     Network<T>& network_;
     const Plan<T>& plan_;
