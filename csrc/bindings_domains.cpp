@@ -129,7 +129,7 @@ void bind(py::module_& module, const char* name) {
         .def("adopt", &Domains::adopt, py::call_guard<py::gil_scoped_release>(), py::arg("other"))
         .def("cut_off",
              [](Domains& self, const Array<double>& row, double limit, std::vector<uint8_t> slopes, std::vector<int32_t> split,
-                std::vector<int8_t> sign, int64_t iterations, double seconds) {
+                std::vector<int8_t> sign, int64_t iterations, double share, double seconds) {
                  if (row.size() != self.outputs()) throw py::value_error("row: expected one number per output");
                  if (!slopes.empty() && static_cast<int64_t>(slopes.size()) != self.open_count())
                      throw py::value_error("slopes: expected one for each open neuron");
@@ -137,10 +137,10 @@ void bind(py::module_& module, const char* name) {
                  for (int32_t k : split)
                      if (k < 0 || k >= self.open_count()) throw py::value_error("split: out of range");
                  py::gil_scoped_release free;
-                 return self.cut_off({row.data(), limit, std::move(slopes), std::move(split), std::move(sign)}, iterations, seconds);
+                 return self.cut_off({row.data(), limit, std::move(slopes), std::move(split), std::move(sign)}, iterations, share, seconds);
              },
              py::arg("row"), py::arg("limit"), py::arg("slopes"), py::arg("split"), py::arg("sign"), py::arg("iterations"),
-             py::arg("seconds"))
+             py::arg("share"), py::arg("seconds"))
         .def("tighten",
              [](Domains& self, int stage, const Array<int32_t>& neurons, const Array<double>& lower, const Array<double>& upper) {
                  if (stage < 1 || stage >= self.stage_count()) throw py::value_error("stage: out of range");

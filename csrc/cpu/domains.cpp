@@ -295,14 +295,11 @@ void Domains<T>::adopt(const Domains& other) {
     run_root(0, 0, 0);
 }
 
-// True where two bounds of a neuron contradict each other.
+// Bounds listed neurons of a stage; true where two bounds of a neuron contradict each other.
 template <typename T>
-bool Domains<T>::cut_off_stage(int index, const CutOff& cut, double reach, int64_t iterations, Clock clock) {
+bool Domains<T>::cut_off_stage(int index, const CutOff& cut, const std::vector<int32_t>& neurons, double reach, int64_t iterations,
+                               Clock clock) {
     Memory& mine = *memory_;
-    const RouteStage& reached = mine.below_output->stages()[index];
-    std::vector<int32_t> neurons;
-    for (int32_t i : open_neurons(index))
-        if (reached.reached[root_.net.stages[index].position[i]]) neurons.push_back(i);
     const int64_t count = static_cast<int64_t>(neurons.size());
     const int64_t size = std::max<int64_t>(1, std::min(block_rows_ / 2, (count + threads_ - 1) / threads_));
     std::vector<double> lower(count, -HUGE_VAL), upper(count, HUGE_VAL), scale(count);
@@ -350,20 +347,44 @@ void Domains<T>::follow(CutOff& cut, const std::vector<int32_t>& stages, const s
     cut.sign.resize(kept);
 }
 
+// Open neurons that cost a row most, until they make up a share of the whole, as lists for each stage.
 template <typename T>
-bool Domains<T>::cut_off(CutOff cut, int64_t iterations, double seconds) {
+std::vector<std::vector<int32_t>> Domains<T>::costliest(const std::vector<double>& cost, double share) const {
+    std::vector<int32_t> order(cost.size());
+    double total = 0;
+    for (size_t k = 0; k < cost.size(); ++k) order[k] = static_cast<int32_t>(k), total += cost[k];
+    std::sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return cost[a] > cost[b]; });
+    std::vector<std::vector<int32_t>> found(plan_.count);
+    double sum = 0;
+    for (int32_t k : order) {
+        if (!(cost[k] > 0) || sum >= share * total) break;
+        sum += cost[k];
+        found[open_stage()[k]].push_back(open_index()[k]);
+    }
+    for (auto& list : found) std::sort(list.begin(), list.end());
+    return found;
+}
+
+template <typename T>
+bool Domains<T>::cut_off(CutOff cut, int64_t iterations, double share, double seconds) {
+    Memory& mine = *memory_;
     const auto end = Time::now() + span(seconds);
     const Clock clock{is_over, &end};
     for (int s = plan_.count - 1; s >= 1 && !failed_ && !clock.over(); --s) {
         const Activation f = plan_.stages[s].activation;
         if (f != Activation::kRelu && f != Activation::kLeakyRelu) continue;
-        std::vector<double> coeffs(inputs()), sensitivity(inputs());
-        double lower = 0, offset = 0, reach = 0;
-        forms(cut.row, 1, {&lower, coeffs.data(), &offset, sensitivity.data()});
+        mine.enlarge(mine.compact.kept_count(), static_cast<int64_t>(cut.split.size()) + 1);
+        NeuronJob job{};
+        job.row = cut.row;
+        job.slopes = cut.slopes.empty() ? nullptr : cut.slopes.data();
+        job.splits = static_cast<int64_t>(cut.split.size()), job.split = cut.split.data(), job.sign = cut.sign.data();
+        std::vector<double> cost(open_count());
+        double reach = 0;
+        const double lower = network_.isa_.row_costs(root_, mine.below_output->stages(), mine.threads[0]->block, job, cost.data(), &reach);
         if (lower > cut.limit) return true;
-        for (int64_t i = 0; i < inputs(); ++i) reach += std::fabs(coeffs[i]) * (upper_[i] - lower_[i]);
-        const std::vector<int32_t> stages = open_stage(), features = open_index();
-        if (cut_off_stage(s, cut, reach, iterations, clock)) return true;
+        const std::vector<int32_t> neurons = costliest(cost, share)[s], stages = open_stage(), features = open_index();
+        if (neurons.empty()) continue;
+        if (cut_off_stage(s, cut, neurons, reach, iterations, clock)) return true;
         run_root(0, 0, 0);
         if (!failed_) follow(cut, stages, features);
     }

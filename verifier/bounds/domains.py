@@ -327,6 +327,14 @@ class DomainEngine:
         """See engine.DomainEngine; here only the root's own ascent tightens them."""
         return False
 
+    def focus(self, spare: DomainEngine | None) -> DomainEngine | None:
+        """See engine.DomainEngine; here every subdomain shares the root's bounds."""
+        return None
+
+    def cut_off(self, batch: DomainBatch, iterations: int, stopped: Callable[[], bool]) -> DomainBounds:
+        """See engine.DomainEngine; never asked for, because there is no focus."""
+        raise NotImplementedError("the torch engine has no bounds of a single subdomain")
+
     def forget(self, batch: DomainBatch) -> DomainBatch:
         """See engine.DomainEngine; here everything is kept."""
         return batch

@@ -139,6 +139,19 @@ class DomainEngine(Protocol):
         Batches made before are void then.
         """
 
+    def focus(self, spare: Any | None) -> Any | None:
+        """The same box and bounds as an engine of its own, to be tightened for one subdomain; None where it cannot be.
+
+        Args:
+            spare: an engine made by this before and no longer needed, whose memory is used again.
+        """
+
+    def cut_off(self, batch: Any, iterations: int, stopped: Callable[[], bool]) -> DomainBounds:
+        """Tighten the neurons' bounds where the clause of a batch of one can still be satisfied, then bound it.
+
+        From then on this engine's bounds hold only for the batch and its children.
+        """
+
     def join(self, parts: Sequence[Any]) -> Any:
         """Several batches as one."""
 

@@ -30,6 +30,10 @@ ROOT_SHARE = 0.25
 #: Share of the remaining time that optimising intermediate bounds may take, and its steps for each neuron.
 INTERMEDIATE_SHARE = 0.15
 INTERMEDIATE_ITERATIONS = 20
+#: Steps for a subdomain's own bound before and after its neurons are bounded with it.
+CUT_OFF_ITERATIONS = 20
+#: Neurons bounded with it: those that make up this share of what all relaxations cost the subdomain's bound.
+CUT_OFF_SHARE = 0.8
 #: Wall-clock seconds that one call should take, so that the clock is noticed; rows of the first call, and most.
 CALL_SECONDS = 0.2
 FIRST_ROWS, MOST_ROWS = 64, 1024
@@ -100,6 +104,7 @@ class NativeDomains:
         module = native()
         self.clauses = clauses
         self._deadline = deadline
+        self._make = lambda: engine.domains(lower, upper, 0.0)
         self.core = engine.domains(lower, upper, ROOT_SHARE * self._remaining())
         self.capacity = module.split_candidates
         self._count_open()
@@ -215,6 +220,60 @@ class NativeDomains:
     def refine(self, seconds: float, stopped: Callable[[], bool]) -> bool:
         """See engine.DomainEngine: neurons' own bounds by branch and bound, stage by stage."""
         return refine_stages(self, seconds, stopped)
+
+    def focus(self, spare: NativeDomains | None) -> NativeDomains | None:
+        """See engine.DomainEngine."""
+        if self.core.failed:
+            return None
+        found = copy(self)
+        found.core = self._make() if spare is None else spare.core
+        found.core.adopt(self.core)
+        found._count_open()
+        return found
+
+    def cut_off(self, batch: NativeBatch, iterations: int, stopped: Callable[[], bool]) -> DomainBounds:
+        """See engine.DomainEngine; Kotha et al. 2023, arXiv:2302.01404, round after round."""
+        bounds = self.bound(batch, CUT_OFF_ITERATIONS, stopped)
+        if bounds.closed[0] or stopped():
+            return bounds
+        batch, clause, s = bounds.batch, int(batch.clause[0]), int(bounds.row_margins[0].argmax())
+        used = batch.split[0] >= 0
+        before = self.open_stage, self.open_index
+        empty = self.core.cut_off(
+            self.clauses.rows[clause, s],
+            float(self.clauses.limits[clause, s]),
+            batch.slopes[0, s].tolist(),
+            batch.split[0, used].tolist(),
+            batch.sign[0, used].tolist(),
+            iterations,
+            CUT_OFF_SHARE,
+            0.3 * self._remaining(),
+        )
+        self._count_open()
+        if empty:
+            return replace(bounds, closed=np.ones(1, dtype=bool))
+        return self.bound(self._renumber(batch, *before), CUT_OFF_ITERATIONS, stopped)
+
+    def _renumber(self, batch: NativeBatch, stage: np.ndarray, index: np.ndarray) -> NativeBatch:
+        """The same subdomains after some of the neurons (stage, index), numbered as in them, became stable."""
+        now = {pair: k for k, pair in enumerate(zip(self.open_stage.tolist(), self.open_index.tolist(), strict=True))}
+        number = np.array([now.get(pair, -1) for pair in zip(stage.tolist(), index.tolist(), strict=True)] + [-1])
+        kept = np.flatnonzero(number[:-1] >= 0)
+        split = number[batch.split].astype(np.int32)  # -1 stays -1; what is stable now no longer needs its split
+        order = np.argsort(split < 0, axis=1, kind="stable")
+        candidates = number[batch.candidates].astype(np.int32)
+        slopes = batch.slopes
+        if slopes.shape[2]:
+            slopes = np.zeros((*batch.slopes.shape[:2], self.width), np.uint8)
+            slopes[:, :, number[kept]] = batch.slopes[:, :, kept]
+        return replace(
+            batch,
+            slopes=slopes,
+            split=np.take_along_axis(split, order, axis=1),
+            sign=np.take_along_axis(np.where(split >= 0, batch.sign, 0).astype(np.int8), order, axis=1),
+            multiplier=np.take_along_axis(batch.multiplier, order[:, None, :], axis=2),
+            candidates=np.take_along_axis(candidates, np.argsort(candidates < 0, axis=1, kind="stable"), axis=1),
+        )
 
     def branch(self, batch: NativeBatch) -> NativeBatch:
         """See engine.DomainEngine."""

@@ -7,7 +7,7 @@ Source: Wang et al. 2021, arXiv:2103.06624 (beta-CROWN); De Palma et al. 2021, a
 
 from __future__ import annotations
 
-import time
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,16 @@ ROOT_ITERATIONS = 60
 CHILD_ITERATIONS = 12
 #: For subdomains without anything left to split, whose bound is a linear program's once converged.
 LAST_ITERATIONS = 400
-#: Share of the remaining time after which the search pauses to tighten what all subdomains share, and for how long.
-TRIAL_SHARE = 0.1
-REFINE_SHARE = 0.3
-MOST_REFINEMENTS = 4
+#: Rounds of bounding neurons with their clause for one subdomain, and the steps of each.
+MOST_ROUNDS, CUT_OFF_ITERATIONS = 40, 8
+#: A round that moves the margin by a smaller share is the last; all of them must gain this share to be worthwhile.
+LEAST_GAIN, WORTHWHILE_GAIN = 0.04, 0.15
+#: Share of a margin that must be left of it before the next closer look.
+PROGRESS = 0.7
+#: Factors on the margin that is near enough for one, after a success and after a failure.
+FARTHER, NEARER = 1.2, 0.9
+#: Branches within branches.
+MOST_BRANCHES = 12
 #: Bytes of open subdomains above which new ones keep only their bounds and splits.
 FRONTIER_BYTES = 1 << 30
 #: Parts of the frontier above which small ones are joined.
@@ -119,39 +125,9 @@ def split_activations(engine: BoxEngine, group: Group, index: int, falsifier: Fa
     domains, clauses = _root(engine, group, index, run)
     if len(clauses) == 0:
         return SplitResult(None, 0)
-    frontier = Frontier(domains)
-    result = _open(domains, frontier, clauses, falsifier, index, run)
-    for _ in range(MOST_REFINEMENTS):
-        trial = time.monotonic() + TRIAL_SHARE * min(run.remaining(), 300.0)
-        result = result or _search(domains, frontier, falsifier, index, run, trial)
-        if result is not None or run.stopped():
-            break
-        with run.stage("refine neurons"):
-            gained = domains.refine(REFINE_SHARE * min(run.remaining(), 300.0), run.stopped)
-        if not gained:
-            run.say("refine", "tighter bounds of neurons gain too little")
-            break
-        clauses, frontier = frontier.clauses, Frontier(domains)
-        result = _open(domains, frontier, clauses, falsifier, index, run)
-    return result or _search(domains, frontier, falsifier, index, run, np.inf) or SplitResult(None, len(frontier))
-
-
-def _open(
-    domains: DomainEngine, frontier: Frontier, clauses: np.ndarray, falsifier: Falsifier, index: int, run: Run
-) -> SplitResult | None:
-    """Bound the clauses on the unsplit box; put what stays open on the frontier."""
-    step = domains.batch_size  # may change with every call
-    for begin in range(0, len(clauses), step):
-        part = clauses[begin : begin + step]
-        bounds = domains.bound(domains.initial(part), ROOT_ITERATIONS, run.stopped)
-        run.visited += len(part)
-        witness = _try_minimisers(falsifier, bounds, index)
-        if witness is not None:
-            return SplitResult(witness, len(clauses))
-        frontier.put(bounds.batch.select(~bounds.closed))
-    run.bound_after = frontier.worst if len(frontier) else None
-    run.say("slopes", f"{len(frontier)} of {len(clauses)} clauses open, worst margin {frontier.worst:.6g}")
-    return None
+    tree = Tree(domains, falsifier, index, run)
+    result = tree.open(clauses)
+    return result or tree.search() or SplitResult(None, len(tree))
 
 
 def _root(engine: BoxEngine, group: Group, index: int, run: Run) -> tuple[DomainEngine, np.ndarray]:
@@ -165,37 +141,159 @@ def _root(engine: BoxEngine, group: Group, index: int, run: Run) -> tuple[Domain
     return torch_domains.root_domains(engine, group, index, run)  # type: ignore[arg-type]
 
 
-def _search(
-    domains: DomainEngine, frontier: Frontier, falsifier: Falsifier, index: int, run: Run, until: float
-) -> SplitResult | None:
-    """Split until everything is closed or decided; None where the run or the time `until` is over before."""
-    while len(frontier):
-        if run.stopped() or time.monotonic() > until:
+@dataclass
+class _Branch:
+    """A part of the tree with bounds of its own: subdomains open, and those to be looked at more closely first."""
+
+    domains: DomainEngine
+    frontier: Frontier
+    closer: list[Any]
+    margin: float
+
+    def __len__(self) -> int:
+        return len(self.frontier) + len(self.closer)
+
+
+class Tree:
+    """The search: branches of subdomains, each below a subdomain of the one before, the last one first.
+
+    A subdomain whose margin is near enough to zero gets bounds of its own: its neurons are bounded where its
+    clause can still be satisfied (INVPROP), round after round while that gains. What that does not close
+    becomes a new branch. How near is near enough is learned: failures raise `near`, successes lower it.
+    """
+
+    def __init__(self, domains: DomainEngine, falsifier: Falsifier, index: int, run: Run):
+        self.falsifier, self.index, self.run = falsifier, index, run
+        self.branches = [_Branch(domains, Frontier(domains), [], -np.inf)]
+        self.near = -np.inf
+        self._spare: dict[int, DomainEngine] = {}
+
+    def __len__(self) -> int:
+        return sum(len(b) for b in self.branches)
+
+    @property
+    def worst(self) -> float:
+        """Lowest margin of an open subdomain, inf when there is none."""
+        closer = (float(one.margins[0]) for b in self.branches for one in b.closer)
+        return min((b.frontier.worst for b in self.branches), default=np.inf) if len(self) == 0 else min(
+            [b.frontier.worst for b in self.branches] + list(closer)
+        )
+
+    def open(self, clauses: np.ndarray) -> SplitResult | None:
+        """Bound the clauses on the unsplit box; those left open start the tree."""
+        base = self.branches[0]
+        step = base.domains.batch_size  # may change with every call
+        for begin in range(0, len(clauses), step):
+            part = clauses[begin : begin + step]
+            bounds = base.domains.bound(base.domains.initial(part), ROOT_ITERATIONS, self.run.stopped)
+            self.run.visited += len(part)
+            witness = _try_minimisers(self.falsifier, bounds, self.index)
+            if witness is not None:
+                return SplitResult(witness, len(clauses))
+            self._put(base, bounds)
+        self.run.bound_after = self.worst if len(self) else None
+        self.run.say("slopes", f"{len(self)} of {len(clauses)} clauses open, worst margin {self.worst:.6g}")
+        return None
+
+    def search(self) -> SplitResult | None:
+        """Split until everything is closed or decided; None where the run is over before."""
+        while self.branches:
+            branch = self.branches[-1]
+            if self.run.stopped():
+                return None
+            if branch.closer:
+                result = self._look_closer(branch)
+            elif len(branch.frontier):
+                result = self._split(branch)
+            else:
+                self.branches.pop()
+                self._spare[len(self.branches)] = branch.domains
+                continue
+            if result is not None:
+                return result
+            self.run.bound_after = self.worst
+            self.run.tick(len(self), self.run.bound_after)
+        return SplitResult(None, 0)
+
+    def _put(self, branch: _Branch, bounds: DomainBounds) -> None:
+        """Keep what is open: near subdomains for a closer look, unless their branch's own look gained as much."""
+        left = bounds.batch.select(~bounds.closed)
+        if len(left) == 0:
+            return
+        near = left.margins >= max(self.near, PROGRESS * branch.margin)
+        if len(self.branches) > MOST_BRANCHES:
+            near = np.zeros(len(left), dtype=bool)
+        branch.frontier.put(left.select(~near))
+        branch.closer.extend(left.select(np.array([k])) for k in np.flatnonzero(near))
+
+    def _look_closer(self, branch: _Branch) -> SplitResult | None:
+        one = branch.closer.pop()
+        level = len(self.branches)
+        own = branch.domains.focus(self._spare.get(level))
+        if own is None:
+            branch.frontier.put(one)
             return None
-        batch = frontier.take(max(1, domains.batch_size // 2))
+        self._spare[level] = own
+        batch, first = one, float(one.margins[0])
+        with self.run.stage("cut off"):
+            for _ in range(MOST_ROUNDS):
+                before = float(batch.margins[0])
+                bounds = own.cut_off(batch, CUT_OFF_ITERATIONS, self.run.stopped)
+                self.run.visited += 1
+                witness = _try_minimisers(self.falsifier, bounds, self.index)
+                if witness is not None:
+                    return SplitResult(witness, len(self))
+                if bounds.closed[0]:
+                    self._learn(first, success=True)
+                    return None
+                if self.run.stopped():
+                    break
+                batch = bounds.batch
+                if float(batch.margins[0]) < (1 - LEAST_GAIN) * before:
+                    break
+        margin = float(batch.margins[0])
+        if margin < (1 - WORTHWHILE_GAIN) * first:
+            self._learn(first, success=False)
+            branch.frontier.put(one)
+            return None
+        self._learn(first, success=True)
+        del self._spare[level]
+        inner = _Branch(own, Frontier(own), [], margin)
+        inner.frontier.put(batch)
+        self.branches.append(inner)
+        return None
+
+    def _learn(self, margin: float, *, success: bool) -> None:
+        """After a closer look from this margin, look at farther ones, or only at nearer ones."""
+        if np.isinf(self.near):
+            self.near = margin if success else PROGRESS * margin
+        else:
+            self.near *= FARTHER if success else NEARER
+
+    def _split(self, branch: _Branch) -> SplitResult | None:
+        domains = branch.domains
+        batch = branch.frontier.take(max(1, domains.batch_size // 2))
         stuck = batch.stuck
         if stuck.any():
             # Every relaxation is exact there, so only the multipliers can still improve.
-            last = domains.bound(batch.select(stuck), LAST_ITERATIONS, run.stopped)
+            last = domains.bound(batch.select(stuck), LAST_ITERATIONS, self.run.stopped)
             batch = batch.select(~stuck)
             left = int((~last.closed).sum())
             if left:
-                return SplitResult(None, len(frontier) + len(batch) + left, exhausted=True)
+                return SplitResult(None, len(self) + len(batch) + left, exhausted=True)
             if len(batch) == 0:
-                continue
+                return None
         children = domains.branch(batch)
-        bounds = domains.bound(children, CHILD_ITERATIONS, run.stopped)
-        run.visited += len(children)
-        witness = _try_minimisers(falsifier, bounds, index) or falsifier.again(run)
+        bounds = domains.bound(children, CHILD_ITERATIONS, self.run.stopped)
+        self.run.visited += len(children)
+        witness = _try_minimisers(self.falsifier, bounds, self.index) or self.falsifier.again(self.run)
         if witness is not None:
-            return SplitResult(witness, len(frontier) + len(children))
-        if run.stopped():
-            frontier.put(batch)
-            return None
-        frontier.put(bounds.batch.select(~bounds.closed))
-        run.bound_after = frontier.worst
-        run.tick(len(frontier), run.bound_after)
-    return SplitResult(None, 0)
+            return SplitResult(witness, len(self) + len(children))
+        if self.run.stopped():
+            branch.frontier.put(batch)
+        else:
+            self._put(branch, bounds)
+        return None
 
 
 def _try_minimisers(falsifier: Falsifier, bounds: DomainBounds, index: int) -> object | None:

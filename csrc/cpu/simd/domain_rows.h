@@ -45,6 +45,13 @@ static void load_splits(Block<T>& at, const DomainRoot<T>& root, const RowJob& j
     at.work.split_count[r] = count;
 }
 
+// Splits that a job assumes for all of its rows.
+template <typename T>
+static void load_assumed(Block<T>& at, const DomainRoot<T>& root, const NeuronJob& job, int64_t r) {
+    for (int64_t d = 0; d < job.splits; ++d)
+        at.splits(r)[at.work.split_count[r]++] = split_of(at, root, job.split[d], static_cast<T>(job.sign[d]), T(0));
+}
+
 template <typename T>
 static void load_rows(Block<T>& at, const DomainRoot<T>& root, const RowJob& job, int64_t begin) {
     reset_block(at, job.iterations > 0);
@@ -181,6 +188,35 @@ static void bound_forms(const DomainRoot<T>& root, const RouteStage* route, Bloc
     }
 }
 
+// What the open neurons' relaxations cost one row of the output at most, and how far its form reaches over the box.
+// Returns a certain lower bound of the row.
+template <typename T>
+static double row_costs(const DomainRoot<T>& root, const RouteStage* route, BlockScratch<T>& work, const NeuronJob& job,
+                        double* cost, double* reach) {
+    work.row[0] = 0;
+    Block<T> at{root.net, root.states, route, work, {root.net.plan->count - 1, job.row, nullptr, nullptr, 0, 0}, 1};
+    reset_block(at, false);
+    if (job.slopes) load_slopes(at, root, job.slopes, 0);
+    load_assumed(at, root, job, 0);
+    bound_block<T, true>(at, 1);
+    for (int64_t k = 0; k < root.open_count; ++k) {
+        const int32_t s = root.open_stage[k], feature = root.open_feature[k];
+        const CompactStage<T>& stage = at.net.stages[s];
+        const int32_t i = stage.position[feature];
+        cost[k] = 0;
+        if (!work.waiting[s] || !route[s].reached[i]) continue;
+        const int64_t place = at.at_kept(root.open_kept[k], 0);
+        const double a = work.seen[place], slope = work.slopes[place];
+        const double left = (slope - at.net.least[root.open_kept[k]]) * -at.states[s].lower[feature];
+        const double right = (1 - slope) * at.states[s].upper[feature];
+        cost[k] = a > 0 ? a * (left > right ? left : right) : -a * stage.offset_upper[i];
+    }
+    *reach = 0;
+    for (int64_t i = 0; i < at.net.plan->stages[0].size && work.waiting[0]; ++i)
+        if (route[0].reached[i]) *reach += std::fabs(static_cast<double>(work.values[0][at.at(0, i, 0)])) * (root.upper[i] - root.lower[i]);
+    return work.bound[0];
+}
+
 // Both sides of listed neurons, at most half a block of them, each row with slopes of its own.
 template <typename T>
 static void bound_neurons(const DomainRoot<T>& root, const RouteStage* route, BlockScratch<T>& work, const NeuronJob& job,
@@ -191,8 +227,7 @@ static void bound_neurons(const DomainRoot<T>& root, const RouteStage* route, Bl
     for (int64_t r = 0; r < at.count; ++r) {
         if (job.row) work.cutoff[r].scale = work.cutoff[r].best = static_cast<T>(job.scale[r / 2]);
         if (job.slopes) load_slopes(at, root, job.slopes, r);
-        for (int64_t d = 0; d < job.splits; ++d)
-            at.splits(r)[work.split_count[r]++] = split_of(at, root, job.split[d], static_cast<T>(job.sign[d]), T(0));
+        load_assumed(at, root, job, r);
         work.row[r] = static_cast<int32_t>(r);
         work.codes[r] = static_cast<int32_t>(2 * job.neurons[r / 2] + r % 2);
         work.limit[r] = 0;

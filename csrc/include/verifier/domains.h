@@ -140,9 +140,10 @@ class Domains {
     void adopt(const Domains& other);
 
     // Bounds the open neurons where row . y <= limit can still hold, from the last stage to the first, within about
-    // `seconds`. The bounds then hold only there: clauses other than those that imply it must not be bounded any more.
-    // True where no such point exists.
-    bool cut_off(CutOff cut, int64_t iterations, double seconds);
+    // `seconds`: those that cost the row most, which together make up `share` of what all of them cost it. The bounds
+    // then hold only there: clauses other than those that imply it must not be bounded any more. True where no such
+    // point exists.
+    bool cut_off(CutOff cut, int64_t iterations, double share, double seconds);
 
     // Intersects z of neuron i of a stage with rigorous bounds; the root's lines follow at the next `optimise_root`.
     void tighten(int stage, int64_t i, double lower, double upper);
@@ -166,8 +167,9 @@ class Domains {
     void run_root(int64_t iterations, int first, double seconds);
     void bound_stage(int stage, int64_t iterations, Clock clock);
     std::vector<int32_t> open_neurons(int stage) const;
+    std::vector<std::vector<int32_t>> costliest(const std::vector<double>& cost, double share) const;
     void follow(CutOff& cut, const std::vector<int32_t>& stages, const std::vector<int32_t>& features) const;
-    bool cut_off_stage(int stage, const CutOff& cut, double reach, int64_t iterations, Clock clock);
+    bool cut_off_stage(int stage, const CutOff& cut, const std::vector<int32_t>& neurons, double reach, int64_t iterations, Clock clock);
 
     Network<T>& network_;
     const Plan<T>& plan_;

@@ -128,6 +128,8 @@ struct Isa {
                           const Clock& clock);
     void (*bound_forms)(const DomainRoot<T>& root, const RouteStage* route, BlockScratch<T>& work, const BoxQuery& query,
                         const BoxResult& result, int64_t begin, int64_t count);
+    double (*row_costs)(const DomainRoot<T>& root, const RouteStage* route, BlockScratch<T>& work, const NeuronJob& job,
+                        double* cost, double* reach);
     void (*bound_domain_rows)(const DomainRoot<T>& root, const RouteStage* route, BlockScratch<T>& work, const RowJob& job,
                               const Clock& clock, int64_t begin, int64_t count);
 };
