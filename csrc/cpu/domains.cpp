@@ -68,6 +68,13 @@ std::vector<std::vector<int32_t>> sources_of(const CompactNet<T>& net, int index
 
 }  // namespace
 
+// Where the ascent of a neuron's two rows ended: scales and, in terms of the open neurons, slopes.
+template <typename T>
+struct Domains<T>::Remembered {
+    float scale[2];
+    std::vector<uint8_t> slopes[2];
+};
+
 // The root's scratch, its compact form, and a block of rows for each thread.
 template <typename T>
 struct Domains<T>::Memory {
@@ -86,6 +93,7 @@ struct Domains<T>::Memory {
     CompactNetwork<T> compact;
     std::unique_ptr<Route<T>> below_output;
     std::vector<std::vector<T>> previous_lower, previous_upper;
+    std::map<std::pair<int, int32_t>, Remembered> remembered;  // of stage, neuron
     std::vector<std::unique_ptr<Thread>> threads;
     int64_t kept_capacity = 0;
 
@@ -292,6 +300,7 @@ template <typename T>
 void Domains<T>::adopt(const Domains& other) {
     memory_->previous_lower = other.memory_->previous_lower;
     memory_->previous_upper = other.memory_->previous_upper;
+    memory_->remembered = other.memory_->remembered;
     run_root(0, 0, 0);
 }
 
@@ -302,16 +311,27 @@ bool Domains<T>::cut_off_stage(int index, const CutOff& cut, const std::vector<i
     Memory& mine = *memory_;
     const int64_t count = static_cast<int64_t>(neurons.size());
     const int64_t size = std::max<int64_t>(1, std::min(block_rows_ / 2, (count + threads_ - 1) / threads_));
-    std::vector<double> lower(count, -HUGE_VAL), upper(count, HUGE_VAL), scale(count);
+    std::vector<double> lower(count, -HUGE_VAL), upper(count, HUGE_VAL);
+    std::vector<float> scale(2 * count);
+    std::vector<const uint8_t*> known(2 * count, nullptr);
+    std::vector<uint8_t> found(2 * count * open_count());
     mine.enlarge(mine.compact.kept_count(), static_cast<int64_t>(cut.split.size()) + 1);
     std::vector<T>&known_lower = mine.previous_lower[index], &known_upper = mine.previous_upper[index];
-    for (int64_t k = 0; k < count; ++k)
-        scale[k] = (static_cast<double>(known_upper[neurons[k]]) - known_lower[neurons[k]]) / std::max(reach, 1e-9);
+    for (int64_t k = 0; k < count; ++k) {
+        const auto before = mine.remembered.find({index, neurons[k]});
+        for (int side = 0; side < 2; ++side) {
+            scale[2 * k + side] = static_cast<float>((known_upper[neurons[k]] - known_lower[neurons[k]]) / std::max(reach, 1e-9));
+            if (before == mine.remembered.end()) continue;
+            scale[2 * k + side] = before->second.scale[side];
+            known[2 * k + side] = before->second.slopes[side].data();
+        }
+    }
     parallel_for((count + size - 1) / size, threads_, [&](int thread, int64_t item) {
         if (clock.over()) return;
         const int64_t begin = item * size, part = std::min(size, count - begin);
         const NeuronJob job{index, part, neurons.data() + begin, iterations, lower.data() + begin, upper.data() + begin,
-                            cut.row, cut.limit, scale.data() + begin, cut.slopes.empty() ? nullptr : cut.slopes.data(),
+                            cut.row, cut.limit, scale.data() + 2 * begin, cut.slopes.empty() ? nullptr : cut.slopes.data(),
+                            known.data() + 2 * begin, found.data() + 2 * begin * open_count(),
                             static_cast<int64_t>(cut.split.size()), cut.split.data(), cut.sign.data()};
         network_.isa_.bound_neurons(root_, mine.below_output->stages(), mine.threads[thread]->block, job, clock);
     });
@@ -319,24 +339,37 @@ bool Domains<T>::cut_off_stage(int index, const CutOff& cut, const std::vector<i
     for (int64_t k = 0; k < count; ++k) {
         empty = empty || lower[k] > known_upper[neurons[k]] || upper[k] < known_lower[neurons[k]] || lower[k] > upper[k];
         tighten(index, neurons[k], lower[k], upper[k]);
+        if (lower[k] == -HUGE_VAL) continue;  // no time was left for it
+        Remembered& mine_now = mine.remembered[{index, neurons[k]}];
+        for (int side = 0; side < 2; ++side) {
+            const uint8_t* slopes = found.data() + (2 * k + side) * open_count();
+            mine_now.scale[side] = scale[2 * k + side];
+            mine_now.slopes[side].assign(slopes, slopes + open_count());
+        }
     }
     return empty;
 }
 
 // Slopes and splits that follow their neurons while others become stable.
 template <typename T>
-void Domains<T>::follow(CutOff& cut, const std::vector<int32_t>& stages, const std::vector<int32_t>& features) const {
+void Domains<T>::follow(CutOff& cut, const std::vector<int32_t>& stages, const std::vector<int32_t>& features) {
     std::map<std::pair<int32_t, int32_t>, int32_t> now;
     for (size_t k = 0; k < open_stage().size(); ++k) now[{open_stage()[k], open_index()[k]}] = static_cast<int32_t>(k);
-    std::vector<uint8_t> slopes(cut.slopes.empty() ? 0 : now.size());
     std::vector<int32_t> renumbered(stages.size(), -1);
     for (size_t k = 0; k < stages.size(); ++k) {
         const auto found = now.find({stages[k], features[k]});
-        if (found == now.end()) continue;
-        renumbered[k] = found->second;
-        if (!slopes.empty()) slopes[found->second] = cut.slopes[k];
+        if (found != now.end()) renumbered[k] = found->second;
     }
-    cut.slopes = std::move(slopes);
+    const auto renumber = [&](std::vector<uint8_t>& slopes) {
+        if (slopes.empty()) return;
+        std::vector<uint8_t> moved(now.size());
+        for (size_t k = 0; k < stages.size(); ++k)
+            if (renumbered[k] >= 0) moved[renumbered[k]] = slopes[k];
+        slopes = std::move(moved);
+    };
+    renumber(cut.slopes);
+    for (auto& [neuron, one] : memory_->remembered)
+        for (std::vector<uint8_t>& slopes : one.slopes) renumber(slopes);
     size_t kept = 0;
     for (size_t d = 0; d < cut.split.size(); ++d) {
         if (renumbered[cut.split[d]] < 0) continue;  // stable now, so the split says nothing more

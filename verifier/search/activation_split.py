@@ -7,7 +7,8 @@ Source: Wang et al. 2021, arXiv:2103.06624 (beta-CROWN); De Palma et al. 2021, a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,11 +26,13 @@ LAST_ITERATIONS = 400
 #: Rounds of bounding neurons with their clause for one subdomain, and the steps of each.
 MOST_ROUNDS, CUT_OFF_ITERATIONS = 40, 8
 #: A round that moves the margin by a smaller share is the last; all of them must gain this share to be worthwhile.
-LEAST_GAIN, WORTHWHILE_GAIN = 0.04, 0.15
+LEAST_GAIN, WORTHWHILE_GAIN = 0.04, 0.05
 #: Share of a margin that must be left of it before the next closer look.
 PROGRESS = 0.7
 #: Factors on the margin that is near enough for one, after a success and after a failure.
 FARTHER, NEARER = 1.2, 0.9
+#: Seconds of the first brief search before a closer look; later ones take this share of what the looks took.
+BRIEF_S, BRIEF_SHARE = 0.1, 0.3
 #: Branches within branches.
 MOST_BRANCHES = 12
 #: Bytes of open subdomains above which new ones keep only their bounds and splits.
@@ -96,6 +99,11 @@ class Frontier:
         self._drop_empty()
         return taken[0] if len(taken) == 1 else self._engine.join(taken)
 
+    def absorb(self, other: Frontier) -> None:
+        """Add everything that is open in another frontier."""
+        while len(other):
+            self.put(other.take(len(other)))
+
     def _append(self, batch: Any) -> None:
         self._parts.append(batch)
         # A margin of +inf would look taken; such a subdomain is closed, never put.
@@ -143,23 +151,29 @@ def _root(engine: BoxEngine, group: Group, index: int, run: Run) -> tuple[Domain
 
 @dataclass
 class _Branch:
-    """A part of the tree with bounds of its own: subdomains open, and those to be looked at more closely first."""
+    """A part of the tree that shares bounds: subdomains open, and those to be closed one by one first."""
 
     domains: DomainEngine
     frontier: Frontier
-    closer: list[Any]
+    single: list[Any]
     margin: float
 
     def __len__(self) -> int:
-        return len(self.frontier) + len(self.closer)
+        return len(self.frontier) + len(self.single)
+
+    @property
+    def worst(self) -> float:
+        """Lowest margin, inf when empty."""
+        return min([self.frontier.worst, *(float(one.margins[0]) for one in self.single)])
 
 
 class Tree:
     """The search: branches of subdomains, each below a subdomain of the one before, the last one first.
 
-    A subdomain whose margin is near enough to zero gets bounds of its own: its neurons are bounded where its
-    clause can still be satisfied (INVPROP), round after round while that gains. What that does not close
-    becomes a new branch. How near is near enough is learned: failures raise `near`, successes lower it.
+    A subdomain whose margin is near enough to zero is closed on its own: by a brief search; else by bounding
+    its neurons where its clause can still be satisfied (INVPROP), round after round while that gains; else its
+    children become a branch with those bounds. How near is near enough is learned: failures raise `near`,
+    successes lower it.
     """
 
     def __init__(self, domains: DomainEngine, falsifier: Falsifier, index: int, run: Run):
@@ -167,6 +181,7 @@ class Tree:
         self.branches = [_Branch(domains, Frontier(domains), [], -np.inf)]
         self.near = -np.inf
         self._spare: dict[int, DomainEngine] = {}
+        self._look_s = BRIEF_S
 
     def __len__(self) -> int:
         return sum(len(b) for b in self.branches)
@@ -174,10 +189,7 @@ class Tree:
     @property
     def worst(self) -> float:
         """Lowest margin of an open subdomain, inf when there is none."""
-        closer = (float(one.margins[0]) for b in self.branches for one in b.closer)
-        return min((b.frontier.worst for b in self.branches), default=np.inf) if len(self) == 0 else min(
-            [b.frontier.worst for b in self.branches] + list(closer)
-        )
+        return min((b.worst for b in self.branches), default=np.inf)
 
     def open(self, clauses: np.ndarray) -> SplitResult | None:
         """Bound the clauses on the unsplit box; those left open start the tree."""
@@ -201,10 +213,15 @@ class Tree:
             branch = self.branches[-1]
             if self.run.stopped():
                 return None
-            if branch.closer:
-                result = self._look_closer(branch)
+            if branch.single:
+                result = self._close(branch)
             elif len(branch.frontier):
-                result = self._split(branch)
+                bounds = self._expand(branch.domains, branch.frontier)
+                if isinstance(bounds, SplitResult):
+                    return bounds
+                result = None
+                if bounds is not None:
+                    self._put(branch, bounds)
             else:
                 self.branches.pop()
                 self._spare[len(self.branches)] = branch.domains
@@ -216,63 +233,79 @@ class Tree:
         return SplitResult(None, 0)
 
     def _put(self, branch: _Branch, bounds: DomainBounds) -> None:
-        """Keep what is open: near subdomains for a closer look, unless their branch's own look gained as much."""
+        """Keep what is open; what is near enough, and nearer than the branch itself was, is closed on its own."""
         left = bounds.batch.select(~bounds.closed)
-        if len(left) == 0:
-            return
         near = left.margins >= max(self.near, PROGRESS * branch.margin)
         if len(self.branches) > MOST_BRANCHES:
             near = np.zeros(len(left), dtype=bool)
         branch.frontier.put(left.select(~near))
-        branch.closer.extend(left.select(np.array([k])) for k in np.flatnonzero(near))
+        branch.single.extend(left.select(np.array([k])) for k in np.flatnonzero(near))
 
-    def _look_closer(self, branch: _Branch) -> SplitResult | None:
-        one = branch.closer.pop()
+    def _close(self, branch: _Branch) -> SplitResult | None:
+        """Close one subdomain, or leave what remains of it to the branch or to a new one."""
+        one = branch.single.pop()
+        brief = Frontier(branch.domains)
+        brief.put(one)
+        end = time.monotonic() + BRIEF_SHARE * self._look_s
+        while len(brief) and time.monotonic() < end and not self.run.stopped():
+            bounds = self._expand(branch.domains, brief)
+            if isinstance(bounds, SplitResult):
+                return replace(bounds, open_count=len(self) + bounds.open_count)
+            if bounds is not None:
+                brief.put(bounds.batch.select(~bounds.closed))
+        if len(brief) == 0:
+            return None
         level = len(self.branches)
-        own = branch.domains.focus(self._spare.get(level))
+        own = None if self.run.stopped() else branch.domains.focus(self._spare.get(level))
         if own is None:
-            branch.frontier.put(one)
+            branch.frontier.absorb(brief)
             return None
         self._spare[level] = own
-        batch, first = one, float(one.margins[0])
+        first, begin = float(one.margins[0]), time.monotonic()
         with self.run.stage("cut off"):
-            for _ in range(MOST_ROUNDS):
-                before = float(batch.margins[0])
-                bounds = own.cut_off(batch, CUT_OFF_ITERATIONS, self.run.stopped)
-                self.run.visited += 1
-                witness = _try_minimisers(self.falsifier, bounds, self.index)
-                if witness is not None:
-                    return SplitResult(witness, len(self))
-                if bounds.closed[0]:
-                    self._learn(first, success=True)
-                    return None
-                if self.run.stopped():
-                    break
-                batch = bounds.batch
-                if float(batch.margins[0]) < (1 - LEAST_GAIN) * before:
-                    break
-        margin = float(batch.margins[0])
-        if margin < (1 - WORTHWHILE_GAIN) * first:
-            self._learn(first, success=False)
+            bounds = self._look_closer(own, one)
+        self._look_s = 0.5 * (self._look_s + time.monotonic() - begin)
+        if isinstance(bounds, SplitResult):
+            return bounds
+        margin = 0.0 if bounds.closed[0] else float(bounds.batch.margins[0])
+        success = margin > (1 - WORTHWHILE_GAIN) * first
+        self._learn(first, success)
+        if bounds.closed[0]:
+            return None
+        if not success:
             branch.frontier.put(one)
             return None
-        self._learn(first, success=True)
         del self._spare[level]
         inner = _Branch(own, Frontier(own), [], margin)
-        inner.frontier.put(batch)
+        inner.frontier.put(bounds.batch)
         self.branches.append(inner)
         return None
 
-    def _learn(self, margin: float, *, success: bool) -> None:
-        """After a closer look from this margin, look at farther ones, or only at nearer ones."""
-        if np.isinf(self.near):
-            self.near = margin if success else PROGRESS * margin
-        else:
-            self.near *= FARTHER if success else NEARER
+    def _look_closer(self, own: DomainEngine, one: DomainBatch) -> DomainBounds | SplitResult:
+        """Tighten `own` for one subdomain round after round, as long as its margin moves."""
+        batch = one
+        for _ in range(MOST_ROUNDS):
+            before = float(batch.margins[0])
+            bounds = own.cut_off(batch, CUT_OFF_ITERATIONS, self.run.stopped)
+            self.run.visited += 1
+            witness = _try_minimisers(self.falsifier, bounds, self.index)
+            if witness is not None:
+                return SplitResult(witness, len(self))
+            batch = bounds.batch
+            if bounds.closed[0] or self.run.stopped() or float(batch.margins[0]) < (1 - LEAST_GAIN) * before:
+                break
+        return bounds
 
-    def _split(self, branch: _Branch) -> SplitResult | None:
-        domains = branch.domains
-        batch = branch.frontier.take(max(1, domains.batch_size // 2))
+    def _learn(self, margin: float, success: bool) -> None:
+        """After a closer look from this margin, look from farther away, or only from nearer."""
+        if success:
+            self.near = max(self.near, margin) if np.isinf(self.near) else min(self.near, FARTHER * margin)
+        else:
+            self.near = NEARER * (margin if np.isinf(self.near) else self.near)
+
+    def _expand(self, domains: DomainEngine, frontier: Frontier) -> DomainBounds | SplitResult | None:
+        """Bound children of the lowest subdomains; None where those, or the run's time, ended before that."""
+        batch = frontier.take(max(1, domains.batch_size // 2))
         stuck = batch.stuck
         if stuck.any():
             # Every relaxation is exact there, so only the multipliers can still improve.
@@ -283,17 +316,15 @@ class Tree:
                 return SplitResult(None, len(self) + len(batch) + left, exhausted=True)
             if len(batch) == 0:
                 return None
-        children = domains.branch(batch)
-        bounds = domains.bound(children, CHILD_ITERATIONS, self.run.stopped)
-        self.run.visited += len(children)
+        bounds = domains.bound(domains.branch(batch), CHILD_ITERATIONS, self.run.stopped)
+        self.run.visited += len(bounds.batch)
         witness = _try_minimisers(self.falsifier, bounds, self.index) or self.falsifier.again(self.run)
         if witness is not None:
-            return SplitResult(witness, len(self) + len(children))
+            return SplitResult(witness, len(self) + len(bounds.batch))
         if self.run.stopped():
-            branch.frontier.put(batch)
-        else:
-            self._put(branch, bounds)
-        return None
+            frontier.put(batch)
+            return None
+        return bounds
 
 
 def _try_minimisers(falsifier: Falsifier, bounds: DomainBounds, index: int) -> object | None:

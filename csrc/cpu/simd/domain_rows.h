@@ -15,6 +15,15 @@ static void load_slopes(Block<T>& at, const DomainRoot<T>& root, const uint8_t* 
     }
 }
 
+template <typename T>
+static void store_slopes(const Block<T>& at, const DomainRoot<T>& root, int64_t r, uint8_t* out) {
+    for (int64_t k = 0; k < root.open_count; ++k) {
+        const int64_t kept = root.open_kept[k];
+        const T least = at.net.least[kept], scale = least < 1 ? 255 / (1 - least) : T(0);
+        out[k] = static_cast<uint8_t>((at.work.slopes[at.at_kept(kept, r)] - least) * scale + T(0.5));
+    }
+}
+
 // Slopes that have just been loaded are the best met so far.
 template <typename T>
 static void start_from_slopes(Block<T>& at) {
@@ -132,11 +141,7 @@ static void store_row(Block<T>& at, const DomainRoot<T>& root, const RowJob& job
     const BlockScratch<T>& work = at.work;
     const int64_t number = work.row[r], n = at.net.plan->stages[0].size;
     job.value[number] = work.bound[r];
-    for (int64_t k = 0; k < root.open_count && job.slopes_out; ++k) {
-        const int64_t kept = root.open_kept[k];
-        const T least = at.net.least[kept], scale = least < 1 ? 255 / (1 - least) : T(0);
-        job.slopes_out[number * root.open_count + k] = static_cast<uint8_t>((work.slopes[at.at_kept(kept, r)] - least) * scale + T(0.5));
-    }
+    if (job.slopes_out) store_slopes(at, root, r, job.slopes_out + number * root.open_count);
     if (job.multiplier_out) {
         int32_t at_split = 0;
         for (int64_t d = 0; d < job.splits; ++d) {
@@ -225,8 +230,9 @@ static void bound_neurons(const DomainRoot<T>& root, const RouteStage* route, Bl
     Block<T> at{root.net, root.states, route, work, target, 2 * job.count};
     reset_block(at, job.iterations > 0);
     for (int64_t r = 0; r < at.count; ++r) {
-        if (job.row) work.cutoff[r].scale = work.cutoff[r].best = static_cast<T>(job.scale[r / 2]);
-        if (job.slopes) load_slopes(at, root, job.slopes, r);
+        if (job.row) work.cutoff[r].scale = work.cutoff[r].best = static_cast<T>(job.scale[r]);
+        const uint8_t* slopes = job.row && job.known[r] ? job.known[r] : job.slopes;
+        if (slopes) load_slopes(at, root, slopes, r);
         load_assumed(at, root, job, r);
         work.row[r] = static_cast<int32_t>(r);
         work.codes[r] = static_cast<int32_t>(2 * job.neurons[r / 2] + r % 2);
@@ -239,6 +245,9 @@ static void bound_neurons(const DomainRoot<T>& root, const RouteStage* route, Bl
         const int64_t k = work.row[r] / 2;
         if (work.row[r] % 2 == 0) job.lower[k] = work.bound[r];
         else job.upper[k] = -work.bound[r];
+        if (!job.row) continue;
+        job.scale[work.row[r]] = static_cast<float>(work.cutoff[r].scale);
+        store_slopes(at, root, r, job.found + work.row[r] * root.open_count);
     }
 }
 

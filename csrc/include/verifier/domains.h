@@ -74,8 +74,10 @@ struct NeuronJob {
     double *lower, *upper;  // [count]
     const double* row;      // [n_out], or null for the whole box
     double limit;
-    const double* scale;    // [count] to start from
+    float* scale;           // [count, 2] to start from; replaced by the best met
     const uint8_t* slopes;  // [K] to start from, or null
+    const uint8_t* const* known;  // [count, 2] slopes of their own to start from, null for `slopes`
+    uint8_t* found;         // [count, 2, K] the best slopes met
     int64_t splits;         // assumed on every row: open neurons and signs
     const int32_t* split;
     const int8_t* sign;
@@ -163,12 +165,13 @@ class Domains {
 
   private:
     struct Memory;
+    struct Remembered;
     void measure_root(double seconds);
     void run_root(int64_t iterations, int first, double seconds);
     void bound_stage(int stage, int64_t iterations, Clock clock);
     std::vector<int32_t> open_neurons(int stage) const;
     std::vector<std::vector<int32_t>> costliest(const std::vector<double>& cost, double share) const;
-    void follow(CutOff& cut, const std::vector<int32_t>& stages, const std::vector<int32_t>& features) const;
+    void follow(CutOff& cut, const std::vector<int32_t>& stages, const std::vector<int32_t>& features);
     bool cut_off_stage(int stage, const CutOff& cut, const std::vector<int32_t>& neurons, double reach, int64_t iterations, Clock clock);
 
     Network<T>& network_;
