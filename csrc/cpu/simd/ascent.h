@@ -33,8 +33,9 @@ VERIFIER_INLINE Vec<T> root_of(Vec<T> v) {
     return root;
 }
 
-// z of one plane of a stage becomes h under the lines chosen on the way down, and the slopes take a step.
-template <typename T>
+// z of one plane of a stage becomes h under the lines chosen on the way down, and the slopes take a step; without
+// one, z of the kept neurons is left in `mean`.
+template <typename T, bool kStep>
 static void step_plane(Block<T>& at, int index, int64_t v, const AdamRate<T>& rate) {
     constexpr int64_t lanes = Lanes<T>::kCount;
     const CompactStage<T>& stage = at.net.stages[index];
@@ -61,7 +62,8 @@ static void step_plane(Block<T>& at, int index, int64_t v, const AdamRate<T>& ra
         const Vec<T> a = load(work.seen + at_kept), slope = load(work.slopes + at_kept);
         const auto lower = a > zero;
         store(plane + i * lanes, lower ? slope * z + spread<T>(stage.offset_lower[i]) : above);
-        if (at.net.free[k] == 0) continue;
+        if (!kStep) store(work.mean + at_kept, z);
+        if (!kStep || at.net.free[k] == 0) continue;
         const Vec<T> gradient = lower ? a * z : zero;
         Vec<T> mean = load(work.mean + at_kept), square = load(work.square + at_kept);
         mean += first * (gradient - mean);
@@ -106,7 +108,7 @@ static void step_scales(Block<T>& at, int64_t n, const AdamRate<T>& rate) {
 }
 
 // One step up the gradient for the first `planes` planes, whose coefficients are those of the last `bound_block`.
-template <typename T>
+template <typename T, bool kStep = true>
 static void step_block(Block<T>& at, int64_t planes, const AdamRate<T>& rate) {
     BlockScratch<T>& work = at.work;
     const int64_t n = planes * Lanes<T>::kCount < at.count ? planes * Lanes<T>::kCount : at.count;
@@ -129,13 +131,14 @@ static void step_block(Block<T>& at, int64_t planes, const AdamRate<T>& rate) {
             const int32_t i = at.net.stages[s].position[at.target.codes[work.row[r]] / 2];
             work.cutoff[r].z = work.values[s][at.at(s, i, r)] + stage.bias[i];
         }
-        for (int64_t v = 0; v < planes; ++v) step_plane(at, s, v, rate);
+        for (int64_t v = 0; v < planes; ++v) step_plane<T, kStep>(at, s, v, rate);
         const T alpha = at.net.plan->stages[s].alpha;
         for (int64_t r = 0; r < n; ++r)
             for (int32_t k = 0; k < work.split_count[r]; ++k) {
                 SplitEntry<T>& split = at.splits(r)[k];
                 if (!at.meets(split, s)) continue;
                 work.values[s][at.at(s, split.index, r)] = split.sign > 0 ? split.z : alpha * split.z;
+                if (!kStep) continue;
                 const T gradient = -split.sign * split.z;
                 split.mean += rate.first * (gradient - split.mean);
                 split.square = T(0.999) * split.square + T(0.001) * gradient * gradient;
@@ -143,7 +146,7 @@ static void step_block(Block<T>& at, int64_t planes, const AdamRate<T>& rate) {
                 if (!(split.multiplier > 0)) split.multiplier = 0;
             }
     }
-    if (at.target.added) step_scales(at, n, rate);
+    if (kStep && at.target.added) step_scales(at, n, rate);
 }
 
 template <typename V>

@@ -92,15 +92,12 @@ static bool is_split(const Block<T>& at, int64_t r, int32_t stage, int32_t posit
     return false;
 }
 
-// Neurons whose relaxation costs row r most, half by each of two scores (METHODS section 3): |A| times the
-// widest gap of its lines, and BaBSR's estimate of what splitting gains. Coefficients of the last pass.
+// Neurons whose split should gain row r most: by how much the bound rises, at its minimiser and on the child where
+// it rises less, when the neuron's line is replaced by its function. Coefficients and z of the last pass.
 template <typename T>
 static void propose_splits(const Block<T>& at, const DomainRoot<T>& root, int64_t r, int32_t* out) {
-    constexpr int half = kCandidates / 2;
-    float gap_scores[half], gain_scores[kCandidates];
-    int32_t gaps[half], gains[kCandidates];
-    for (int c = 0; c < half; ++c) gap_scores[c] = 0, gaps[c] = -1;
-    for (int c = 0; c < kCandidates; ++c) gain_scores[c] = 0, gains[c] = -1;
+    float scores[kCandidates];
+    for (int c = 0; c < kCandidates; ++c) scores[c] = 0, out[c] = -1;
     int32_t spare = -1;
     for (int64_t k = 0; k < root.open_count; ++k) {
         const int32_t s = root.open_stage[k];
@@ -116,24 +113,16 @@ static void propose_splits(const Block<T>& at, const DomainRoot<T>& root, int64_
         }
         const StageState<T>& state = at.states[s];
         const float l = static_cast<float>(state.lower[root.open_feature[k]]), u = static_cast<float>(state.upper[root.open_feature[k]]);
-        const float slope = static_cast<float>(at.work.slopes[place]), chord = static_cast<float>(stage.slope_upper[i]);
-        const float least = static_cast<float>(at.net.least[root.open_kept[k]]), gap = static_cast<float>(stage.offset_upper[i]);
-        const float left = (slope - least) * -l, right = (1 - slope) * u;
-        propose(a > 0 ? a * (left > right ? left : right) : -a * gap, static_cast<int32_t>(k), gap_scores, gaps, half);
-        const float b = static_cast<float>(stage.bias[i]) * a, first = b * (chord - 1), second = b * chord;
-        const float gain = (first > second ? first : second) + (a < 0 ? a * gap : 0.0f);
-        propose(gain < 0 ? -gain : gain, static_cast<int32_t>(k), gain_scores, gains, kCandidates);
+        const float least = static_cast<float>(at.net.least[root.open_kept[k]]);
+        float z = static_cast<float>(at.work.mean[place]);
+        z = z < l ? l : (z > u ? u : z);
+        const float line = a > 0 ? static_cast<float>(at.work.slopes[place]) * z
+                                 : static_cast<float>(stage.slope_upper[i]) * z + static_cast<float>(stage.offset_upper[i]);
+        const float above = a * (z - line), below = a * (least * z - line);
+        const float worse = above < below ? above : below, better = above < below ? below : above;
+        propose((worse > 0 ? worse : 0) + 0.01f * better, static_cast<int32_t>(k), scores, out, kCandidates);
     }
-    int count = 0;
-    for (int c = 0; c < half; ++c)
-        if (gaps[c] >= 0) out[count++] = gaps[c];
-    for (int c = 0; c < kCandidates && count < kCandidates; ++c) {
-        bool known = gains[c] < 0;
-        for (int d = 0; d < count; ++d) known = known || out[d] == gains[c];
-        if (!known) out[count++] = gains[c];
-    }
-    if (count == 0 && spare >= 0) out[count++] = spare;
-    while (count < kCandidates) out[count++] = -1;
+    if (out[0] < 0) out[0] = spare;
 }
 
 template <typename T>
@@ -153,7 +142,6 @@ static void store_row(Block<T>& at, const DomainRoot<T>& root, const RowJob& job
         const T a = work.waiting[0] && at.route[0].reached[i] ? work.values[0][at.at(0, i, r)] : T(0);
         job.minimiser[number * n + i] = a > 0 ? root.lower[i] : (a < 0 ? root.upper[i] : 0.5 * root.lower[i] + 0.5 * root.upper[i]);
     }
-    if (job.candidates) propose_splits(at, root, r, job.candidates + number * kCandidates);
 }
 
 // Rows `begin` to `begin` + `count` of a job on one thread's block.
@@ -168,6 +156,9 @@ static void bound_domain_rows(const DomainRoot<T>& root, const RouteStage* route
     if (job.iterations > 0) ascend_block(at, job.iterations, clock);
     job.rigorous ? bound_block<T, true>(at, count) : bound_block<T, false>(at, count);
     for (int64_t r = 0; r < count; ++r) store_row(at, root, job, r);
+    if (!job.candidates) return;
+    step_block<T, false>(at, at.planes(), AdamRate<T>(0));
+    for (int64_t r = 0; r < count; ++r) propose_splits(at, root, r, job.candidates + static_cast<int64_t>(work.row[r]) * kCandidates);
 }
 
 // Rows `begin` to `begin` + `count` of the query on the unsplit box, as linear forms in the inputs.
