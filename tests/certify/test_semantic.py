@@ -13,9 +13,10 @@ from verifier.attack.model import Model
 from verifier.attack.onnx_victim import GraphModule
 from verifier.attack.semantic.composite import Composite
 from verifier.bounds.torch_engine import TorchEngine
+from verifier.certify.placing import Placing
 from verifier.certify.semantic.box import input_ends, pieces, scaled
 from verifier.certify.semantic.certificate import SemanticSettings, certify_transformations
-from verifier.certify.semantic.compose import Placing, transformation_graph, transformed_network
+from verifier.certify.semantic.compose import transformation_graph, transformed_network
 from verifier.certify.semantic.rounding import pixel_error
 from verifier.certify.victim import Classifier
 from verifier.errors import ShapeError, SpecError

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from verifier.cli.parser import count, seconds
+from verifier.cli.transform_options import image_transforms, threat_in_words
 from verifier.errors import SpecError
 
 if TYPE_CHECKING:
-    from verifier.certify.sweep import Plan, Row
+    from verifier.certify.plan import Plan
+    from verifier.certify.rows import Row
     from verifier.data import Dataset
 
 
@@ -71,8 +73,18 @@ def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--plots", metavar="DIR", help="curves and histogram as PDF and PNG (needs matplotlib)")
 
 
-def run_sweep(args: argparse.Namespace, command: str, radii: tuple[float, ...], gap_rel: float) -> int:
-    """Analyse the samples, keep every row, print and write the summary."""
+def run_sweep(
+    args: argparse.Namespace,
+    command: str,
+    radii: tuple[float, ...],
+    gap_rel: float,
+    steps: tuple[str, ...] = (),
+) -> int:
+    """Analyse the samples, keep every row, print and write the summary.
+
+    Args:
+        steps: image transformations instead of a norm, as given with --transform.
+    """
     from verifier.certify.ledger import Ledger
     from verifier.certify.sweep import sweep
     from verifier.report.sweep_text import SampleProgress, print_summary
@@ -80,7 +92,7 @@ def run_sweep(args: argparse.Namespace, command: str, radii: tuple[float, ...], 
     if args.resume and args.out is None:
         raise SpecError("--resume: name the folder to go on with (--out DIR)")
     began = time.monotonic()
-    data, plan, x = _prepare(args, radii, gap_rel)
+    data, plan, x = _prepare(args, radii, gap_rel, steps)
     indices = _chosen(data, args)
     setup = _setup(args, command, data, plan, indices)
     setup["data"]["channels_last"] = bool((x[:16] != data.x[:16].reshape(len(x[:16]), -1)).any())
@@ -133,9 +145,12 @@ def _write(
             print(f"plot: {path}")
 
 
-def _prepare(args: argparse.Namespace, radii: tuple[float, ...], gap_rel: float) -> tuple[Dataset, Plan, Any]:
+def _prepare(
+    args: argparse.Namespace, radii: tuple[float, ...], gap_rel: float, steps: tuple[str, ...]
+) -> tuple[Dataset, Plan, Any]:
     """The data, the plan and the samples as flat inputs, everything checked against the network."""
-    from verifier.certify.sweep import Plan, Smoothing, arrange
+    from verifier.certify.placing import arrange
+    from verifier.certify.plan import Plan, Smoothing
     from verifier.certify.threat import Nearness, parse_norm
     from verifier.data import open_dataset
     from verifier.graph.load import load_network
@@ -151,6 +166,7 @@ def _prepare(args: argparse.Namespace, radii: tuple[float, ...], gap_rel: float)
             f"--data: labels go up to {int(data.y.max())}, but the network has {graph.output_size} outputs, "
             f"classes 0 to {classes - 1}; give data with the network's own classes"
         )
+    transforms = image_transforms(args, steps, data, graph) if steps else None
     nearness = Nearness(
         parse_norm(args.norm), _valid(args, data, graph), _mask(args.mask, x.shape[1]), _scale(args, x)
     ).sized(x.shape[1])
@@ -161,7 +177,7 @@ def _prepare(args: argparse.Namespace, radii: tuple[float, ...], gap_rel: float)
         network=args.network, nearness=nearness, radii=radii, timeout_s=args.timeout, gap_rel=gap_rel,
         effort=args.effort, seed=args.seed, soundness=args.soundness, device=args.device, threads=args.threads,
         smoothing=smoothing if args.method == "smoothing" else None,
-        target=None if args.target is None else data.label(args.target),
+        target=None if args.target is None else data.label(args.target), transforms=transforms,
     )  # fmt: skip
     return data, plan, x
 
@@ -175,7 +191,7 @@ def _smoothing_alone(args: argparse.Namespace) -> None:
 
 
 def _valid(args: argparse.Namespace, data: Dataset, graph: Any) -> Any:
-    from verifier.certify.sweep import arrange
+    from verifier.certify.placing import arrange
 
     if args.valid == "none":
         return None
@@ -240,12 +256,14 @@ def _setup(args: argparse.Namespace, command: str, data: Dataset, plan: Plan, in
     from verifier.certify.model_card import model_card
     from verifier.report.html import machine
 
-    near = plan.nearness
+    near, transforms = plan.nearness, plan.transforms
     arrays = [a for a in (*(near.valid or ()), near.mask, near.scale) if a is not None]
     digest = hashlib.sha256(b"".join(a.tobytes() for a in arrays)).hexdigest()[:16]
     card = model_card(plan.network)
     question = {
-        "command": command, "network_sha256": card["sha256"], "data": data.fingerprint(), "norm": args.norm,
+        "command": command, "network_sha256": card["sha256"], "data": data.fingerprint(),
+        "norm": args.norm if transforms is None else "parameter box",
+        "transforms": None if transforms is None else {"steps": [*transforms.steps], "valid": [*transforms.valid]},
         "threat": digest, "target": plan.target, "radii": list(plan.radii), "gap_rel": plan.gap_rel,
         "timeout_s": plan.timeout_s, "effort": plan.effort, "seed": plan.seed, "soundness": plan.soundness,
         "smoothing": None if plan.smoothing is None else vars(plan.smoothing),
@@ -258,7 +276,7 @@ def _setup(args: argparse.Namespace, command: str, data: Dataset, plan: Plan, in
             "name": data.name, "source": str(args.data), "rows": len(data), "shape": list(data.shape),
             "kind": data.kind, "classes": list(data.classes), "samples": len(indices),
         },
-        "threat": near.words(),
+        "threat": near.words() if transforms is None else threat_in_words(transforms),
         "version": __version__,
         "machine": machine(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

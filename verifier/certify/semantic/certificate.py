@@ -30,8 +30,9 @@ from verifier.attack.onnx_victim import GraphModule
 from verifier.attack.semantic.composite import Composite
 from verifier.attack.semantic.grid import GridSearch
 from verifier.attack.semantic.threat import SemanticThreat
+from verifier.certify.placing import Placing
 from verifier.certify.semantic.box import Ends, input_ends, pieces, scaled
-from verifier.certify.semantic.compose import Placing, transformed_network
+from verifier.certify.semantic.compose import transformed_network
 from verifier.certify.victim import Classifier, Rows
 from verifier.errors import ShapeError, SpecError
 from verifier.graph.ir import Graph

@@ -12,13 +12,14 @@ Source: Mohapatra et al. 2020 (Semantify-NN), arXiv:1912.09533.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from verifier.attack.semantic.threat import SemanticThreat
 from verifier.attack.semantic.transformations import Transformation, check_images
+from verifier.certify.placing import Placing
 from verifier.certify.semantic import colour
 from verifier.certify.semantic.box import Ends, input_ends
 from verifier.certify.semantic.geometry import Motion, resample
@@ -37,23 +38,6 @@ _COLOUR: dict[str, Callable[[Tracer, Value, Ref], Value]] = {
     "hue": colour.hue,
 }
 _MOTION = {"degrees": "degrees", "pixels down": "down", "pixels right": "right"}
-
-
-@dataclass(frozen=True)
-class Placing:
-    """How an image lies in the network's input: (C, H, W), or (H, W, C) where `channels_last`."""
-
-    shape: tuple[int, int, int]
-    channels_last: bool = False
-
-    def flat(self, image: np.ndarray) -> np.ndarray:
-        """[C, H, W] as the network's flat input [N_in]."""
-        return (image.transpose(1, 2, 0) if self.channels_last else image).reshape(-1)
-
-    def image(self, flat: np.ndarray) -> np.ndarray:
-        """The inverse of `flat`."""
-        c, h, w = self.shape
-        return flat.reshape(h, w, c).transpose(2, 0, 1) if self.channels_last else flat.reshape(c, h, w)
 
 
 def transformation_graph(image: np.ndarray, threat: SemanticThreat, piece: Ends | None = None) -> Graph:

@@ -1,0 +1,72 @@
+"""What a sweep does with every sample; plain values that travel to other processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from verifier.certify.placing import Placing
+from verifier.certify.threat import Nearness
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """How the classifier is smoothed, see verifier.certify.smoothing.
+
+    Attributes:
+        noise: "gaussian", "laplace", "uniform" or "ablation"; sigma: its scale (features kept for ablation).
+        samples, select, alpha: estimation and selection samples, and the probability of a wrong certificate.
+        order: 0 for the vote alone, 1 to use its gradient as well (Gaussian only).
+    """
+
+    noise: str = "gaussian"
+    sigma: float = 0.25
+    samples: int = 10_000
+    select: int = 100
+    alpha: float = 0.001
+    order: int = 0
+
+
+@dataclass(frozen=True)
+class ImageTransforms:
+    """Transformations in front of the network, see verifier.certify.semantic.
+
+    Attributes:
+        steps: as `semantic.box.parse_threat` reads them, in order.
+        placing: how the images lie in the network's input.
+        valid: range that pixels are clipped to after each.
+    """
+
+    steps: tuple[str, ...]
+    placing: Placing
+    valid: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do with every sample.
+
+    Attributes:
+        network: a model file.
+        nearness: norm, valid range, mask and scales, arrays of the network's size.
+        radii: decide these; empty: narrow each radius down to `gap_rel`.
+        timeout_s, gap_rel, effort, attack_effort, seed: see RadiusSettings.
+        soundness: "float32" or "real". device, threads: of each process.
+        smoothing: settings for smoothed certificates instead of proofs, or None.
+        target: the only class that counts as a mistake, or None.
+        transforms: transformations instead of a norm, `radii` then being shares of their box, or None.
+    """
+
+    network: str
+    nearness: Nearness
+    radii: tuple[float, ...] = ()
+    timeout_s: float | None = 30.0
+    gap_rel: float = 0.05
+    effort: str = "search"
+    attack_effort: int = 1
+    seed: int = 0
+    soundness: str = "float32"
+    device: str = "cpu"
+    threads: int = 1
+    smoothing: Smoothing | None = None
+    target: int | None = None
+    transforms: ImageTransforms | None = None
