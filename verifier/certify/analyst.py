@@ -12,6 +12,7 @@ from verifier.certify.methods.base import Cancel, Method
 from verifier.certify.methods.radius import ByRadius
 from verifier.certify.methods.smoothed import BySmoothing
 from verifier.certify.methods.transforms import ByTransforms
+from verifier.certify.methods.weights import ByWeights
 from verifier.certify.plan import Plan
 from verifier.certify.rows import Row
 from verifier.certify.victim import Classifier
@@ -47,4 +48,6 @@ class Analyst:
 def _kind(plan: Plan) -> type[Method]:
     if plan.smoothing is not None:
         return BySmoothing
+    if plan.weights is not None:
+        return ByWeights
     return ByRadius if plan.transforms is None else ByTransforms

@@ -42,6 +42,18 @@ class ImageTransforms:
 
 
 @dataclass(frozen=True)
+class MovingWeights:
+    """The network's weights move instead of its inputs, see verifier.certify.weights.WeightBall.
+
+    Attributes:
+        only: layers and tensors; empty for all. relative: radii count in each tensor's own norm.
+    """
+
+    only: tuple[str, ...] = ()
+    relative: bool = True
+
+
+@dataclass(frozen=True)
 class Plan:
     """What to do with every sample.
 
@@ -54,6 +66,7 @@ class Plan:
         smoothing: settings for smoothed certificates instead of proofs, or None.
         target: the only class that counts as a mistake, or None.
         transforms: transformations instead of a norm, `radii` then being shares of their box, or None.
+        weights: which weights move instead of the inputs, within radii in the norm of `nearness`, or None.
     """
 
     network: str
@@ -70,3 +83,4 @@ class Plan:
     smoothing: Smoothing | None = None
     target: int | None = None
     transforms: ImageTransforms | None = None
+    weights: MovingWeights | None = None

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from verifier.cli.parser import count, seconds
-from verifier.cli.transform_options import image_transforms, threat_in_words
+from verifier.cli.transform_options import image_transforms, transforms_in_words
+from verifier.cli.weight_options import add_weight_arguments, moving_weights, weights_in_words
 from verifier.errors import SpecError
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
     threat.add_argument("--mask", metavar="LIST", help="only these flat features may move: 0,5,10-20")
     threat.add_argument("--feature-scale", metavar="LIST", help="'range' of each feature, or one unit a feature")
     threat.add_argument("--target", metavar="CLASS", help="only this class counts as a mistake")
+    add_weight_arguments(parser)
     effort = parser.add_argument_group("effort")
     effort.add_argument("--timeout", type=seconds, default=30.0, metavar="S", help="seconds a sample (default: 30)")
     effort.add_argument("--effort", choices=("bounds", "slopes", "search"), default="search", help="default: search")
@@ -167,6 +169,7 @@ def _prepare(
             f"classes 0 to {classes - 1}; give data with the network's own classes"
         )
     transforms = image_transforms(args, steps, data, graph) if steps else None
+    weights = moving_weights(args)
     nearness = Nearness(
         parse_norm(args.norm), _valid(args, data, graph), _mask(args.mask, x.shape[1]), _scale(args, x)
     ).sized(x.shape[1])
@@ -178,6 +181,7 @@ def _prepare(
         effort=args.effort, seed=args.seed, soundness=args.soundness, device=args.device, threads=args.threads,
         smoothing=smoothing if args.method == "smoothing" else None,
         target=None if args.target is None else data.label(args.target), transforms=transforms,
+        weights=weights,
     )  # fmt: skip
     return data, plan, x
 
@@ -256,7 +260,7 @@ def _setup(args: argparse.Namespace, command: str, data: Dataset, plan: Plan, in
     from verifier.certify.model_card import model_card
     from verifier.report.html import machine
 
-    near, transforms = plan.nearness, plan.transforms
+    near, transforms, weights = plan.nearness, plan.transforms, plan.weights
     arrays = [a for a in (*(near.valid or ()), near.mask, near.scale) if a is not None]
     digest = hashlib.sha256(b"".join(a.tobytes() for a in arrays)).hexdigest()[:16]
     card = model_card(plan.network)
@@ -264,6 +268,7 @@ def _setup(args: argparse.Namespace, command: str, data: Dataset, plan: Plan, in
         "command": command, "network_sha256": card["sha256"], "data": data.fingerprint(),
         "norm": args.norm if transforms is None else "parameter box",
         "transforms": None if transforms is None else {"steps": [*transforms.steps], "valid": [*transforms.valid]},
+        "weights": None if weights is None else {"only": [*weights.only], "relative": weights.relative},
         "threat": digest, "target": plan.target, "radii": list(plan.radii), "gap_rel": plan.gap_rel,
         "timeout_s": plan.timeout_s, "effort": plan.effort, "seed": plan.seed, "soundness": plan.soundness,
         "smoothing": None if plan.smoothing is None else vars(plan.smoothing),
@@ -276,9 +281,15 @@ def _setup(args: argparse.Namespace, command: str, data: Dataset, plan: Plan, in
             "name": data.name, "source": str(args.data), "rows": len(data), "shape": list(data.shape),
             "kind": data.kind, "classes": list(data.classes), "samples": len(indices),
         },
-        "threat": near.words() if transforms is None else threat_in_words(transforms),
+        "threat": _threat_in_words(plan, args.norm),
         "version": __version__,
         "machine": machine(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "reproduce": shlex.join(["verifier", *sys.argv[1:]]),
     }  # fmt: skip
+
+
+def _threat_in_words(plan: Plan, norm: str) -> str:
+    if plan.transforms is not None:
+        return transforms_in_words(plan.transforms)
+    return plan.nearness.words() if plan.weights is None else weights_in_words(plan.weights, norm)

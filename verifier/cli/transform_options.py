@@ -66,7 +66,7 @@ def image_transforms(args: argparse.Namespace, steps: tuple[str, ...], data: Dat
     return ImageTransforms(steps, Placing((channels, height, width), last), (low, high))
 
 
-def threat_in_words(transforms: ImageTransforms) -> str:
+def transforms_in_words(transforms: ImageTransforms) -> str:
     """What may change, for reports; wrong transformations are found here, before any work is done."""
     from verifier.certify.semantic.box import parse_threat, words
 

@@ -39,7 +39,9 @@ def facts(setup: dict[str, Any], rows: Sequence[Row], seconds: float) -> dict[st
             f"share of {smoothing['alpha']:g} may be wrong"
         )
     else:
-        strength = f"proofs: {level.message}; counterexamples: replayed in the deployed program"
+        moved = question.get("weights") is not None
+        where = "the graph with its weights moved, in the program's arithmetic" if moved else "the deployed program"
+        strength = f"proofs: {level.message}; counterexamples: replayed in {where}"
         if question.get("transforms") is not None:
             strength += (
                 "; transformations: proofs hold for them in real arithmetic and for every program whose pixels "
@@ -111,6 +113,7 @@ def render(found: dict[str, Any], rows: Sequence[Row], x: np.ndarray) -> str:
         f=found,
         sampled=found["question"]["smoothing"] is not None,
         transforms=found["question"].get("transforms") is not None,
+        weights=found["question"].get("weights") is not None,
         unit=_unit(found["question"]),
         norm=found["question"]["norm"],
         curve=_curve(found),
@@ -127,6 +130,8 @@ def render(found: dict[str, Any], rows: Sequence[Row], x: np.ndarray) -> str:
 def _unit(question: dict[str, Any]) -> str:
     if question.get("transforms") is not None:
         return "shares of the parameter box"
+    if question.get("weights") is not None:
+        return "norms of each tensor" if question["weights"]["relative"] else "the weights' own units"
     return "features" if question["norm"] == "l0" else "input units"
 
 
