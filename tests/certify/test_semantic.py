@@ -8,6 +8,7 @@ import pytest
 import torch
 from radius_nets import dense_network
 from semantic_nets import SPECS, colour_network, samples, threat
+from threads import one_thread  # noqa: F401
 
 from verifier.attack.model import Model
 from verifier.attack.onnx_victim import GraphModule

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from semantic_nets import SPECS, samples
+from threads import one_thread  # noqa: F401
 
 from verifier.certify.ledger import read_rows
 from verifier.cli.main import main

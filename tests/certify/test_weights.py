@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from radius_nets import dense_network
+from threads import one_thread  # noqa: F401
 from torch import nn
 from torch.func import functional_call
 

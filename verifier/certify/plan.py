@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from verifier.certify.placing import Placing
+from verifier.certify.radius import RadiusSettings
 from verifier.certify.threat import Nearness
 
 
@@ -60,23 +61,17 @@ class Plan:
     Attributes:
         network: a model file.
         nearness: norm, valid range, mask and scales, arrays of the network's size.
-        radii: decide these; empty: narrow each radius down to `gap_rel`.
-        timeout_s, gap_rel, effort, attack_effort, seed: see RadiusSettings.
+        settings: of every sample, the seed moved on by its row; without radii each is narrowed down.
         soundness: "float32" or "real". device, threads: of each process.
         smoothing: settings for smoothed certificates instead of proofs, or None.
         target: the only class that counts as a mistake, or None.
-        transforms: transformations instead of a norm, `radii` then being shares of their box, or None.
+        transforms: transformations instead of a norm, the radii then being shares of their box, or None.
         weights: which weights move instead of the inputs, within radii in the norm of `nearness`, or None.
     """
 
     network: str
     nearness: Nearness
-    radii: tuple[float, ...] = ()
-    timeout_s: float | None = 30.0
-    gap_rel: float = 0.05
-    effort: str = "search"
-    attack_effort: int = 1
-    seed: int = 0
+    settings: RadiusSettings
     soundness: str = "float32"
     device: str = "cpu"
     threads: int = 1
@@ -84,3 +79,7 @@ class Plan:
     target: int | None = None
     transforms: ImageTransforms | None = None
     weights: MovingWeights | None = None
+
+    def settings_of(self, index: int) -> RadiusSettings:
+        """The settings of one sample: its row decides its seed, so that rows do not depend on their order."""
+        return replace(self.settings, seed=self.settings.seed + index)

@@ -153,6 +153,7 @@ def _prepare(
     """The data, the plan and the samples as flat inputs, everything checked against the network."""
     from verifier.certify.placing import arrange
     from verifier.certify.plan import Plan, Smoothing
+    from verifier.certify.radius import RadiusSettings
     from verifier.certify.threat import Nearness, parse_norm
     from verifier.data import open_dataset
     from verifier.graph.load import load_network
@@ -177,8 +178,9 @@ def _prepare(
     if args.method == "smoothing":
         _smoothing_alone(args)
     plan = Plan(
-        network=args.network, nearness=nearness, radii=radii, timeout_s=args.timeout, gap_rel=gap_rel,
-        effort=args.effort, seed=args.seed, soundness=args.soundness, device=args.device, threads=args.threads,
+        network=args.network, nearness=nearness,
+        settings=RadiusSettings(gap_rel, args.timeout, args.effort, seed=args.seed, radii=radii),
+        soundness=args.soundness, device=args.device, threads=args.threads,
         smoothing=smoothing if args.method == "smoothing" else None,
         target=None if args.target is None else data.label(args.target), transforms=transforms,
         weights=weights,
@@ -269,8 +271,9 @@ def _setup(args: argparse.Namespace, command: str, data: Dataset, plan: Plan, in
         "norm": args.norm if transforms is None else "parameter box",
         "transforms": None if transforms is None else {"steps": [*transforms.steps], "valid": [*transforms.valid]},
         "weights": None if weights is None else {"only": [*weights.only], "relative": weights.relative},
-        "threat": digest, "target": plan.target, "radii": list(plan.radii), "gap_rel": plan.gap_rel,
-        "timeout_s": plan.timeout_s, "effort": plan.effort, "seed": plan.seed, "soundness": plan.soundness,
+        "threat": digest, "target": plan.target, "radii": list(plan.settings.radii), "gap_rel": plan.settings.gap_rel,
+        "timeout_s": plan.settings.timeout_s, "effort": plan.settings.effort, "seed": plan.settings.seed,
+        "soundness": plan.soundness,
         "smoothing": None if plan.smoothing is None else vars(plan.smoothing),
         "samples": args.samples, "start": args.start,
     }  # fmt: skip

@@ -60,7 +60,7 @@ def _smoothed(classifier: Classifier, plan: Plan) -> Any:
         )
     dtype = torch.float32 if classifier.graph.dtype == "float32" else torch.float64
     module = GraphScores(TorchEngine(classifier.graph, device=plan.device, dtype=dtype)).eval()
-    sampling = Sampling(s.select, s.samples, s.alpha, plan.seed)
+    sampling = Sampling(s.select, s.samples, s.alpha, plan.settings.seed)
     return SmoothedClassifier(_Threshold(module).eval() if classifier.single else module, noise, sampling)
 
 

@@ -30,8 +30,8 @@ class ByTransforms(Method):
         transformed_network(classifier.graph, np.zeros(placing.shape), self._threat, placing, first)
 
     def _settings(self, index: int) -> SemanticSettings:
-        plan = self.plan
-        return SemanticSettings(plan.radii, plan.timeout_s, plan.seed + index, plan.device, plan.threads)
+        one = self.plan.settings_of(index)
+        return SemanticSettings(one.radii, one.timeout_s, one.seed, self.plan.device, self.plan.threads)
 
     def row(self, index: int, x: np.ndarray, label: int, cancel: Cancel | None) -> Row:
         plan, transforms = self.plan, self.plan.transforms
