@@ -41,6 +41,10 @@ def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
     )
     threat = parser.add_argument_group("what may change")
     threat.add_argument("--norm", default="linf", help="linf (default), l2, l1, or l0 (number of features)")
+    threat.add_argument(
+        "--also", action="append", default=[], metavar="NORM=EPS",
+        help="changes also stay within EPS in this norm, at every radius (repeatable): balls intersect",
+    )  # fmt: skip
     threat.add_argument("--mask", metavar="LIST", help="only these flat features may move: 0,5,10-20")
     threat.add_argument("--feature-scale", metavar="LIST", help="'range' of each feature, or one unit a feature")
     threat.add_argument("--target", metavar="CLASS", help="only this class counts as a mistake")
@@ -172,7 +176,11 @@ def _prepare(
     transforms = image_transforms(args, steps, data, graph) if steps else None
     weights = moving_weights(args)
     nearness = Nearness(
-        parse_norm(args.norm), _valid(args, data, graph), _mask(args.mask, x.shape[1]), _scale(args, x)
+        parse_norm(args.norm),
+        _valid(args, data, graph),
+        _mask(args.mask, x.shape[1]),
+        _scale(args, x),
+        _also(args.also),
     ).sized(x.shape[1])
     smoothing = Smoothing(args.noise, args.sigma, args.n, args.n0, args.alpha, args.order)
     if args.method == "smoothing":
@@ -189,8 +197,8 @@ def _prepare(
 
 
 def _smoothing_alone(args: argparse.Namespace) -> None:
-    for option in ("mask", "feature_scale", "target"):
-        if getattr(args, option) is not None:
+    for option in ("also", "mask", "feature_scale", "target"):
+        if getattr(args, option) not in (None, []):
             raise SpecError(
                 f"--{option.replace('_', '-')}: a smoothed certificate covers every direction; use --method proof"
             )
@@ -223,6 +231,20 @@ def _mask(text: str | None, size: int) -> Any:
             raise SpecError(f"--mask: expected features in 0..{size - 1} such as 0,5,10-20, got '{part}'")
         mask[int(first) : int(last or first) + 1] = True
     return mask
+
+
+def _also(texts: list[str]) -> tuple[tuple[float, float], ...]:
+    """(p, eps) from "linf=0.1"."""
+    from verifier.certify.threat import parse_norm
+
+    found = []
+    for text in texts:
+        name, _, eps = text.partition("=")
+        try:
+            found.append((parse_norm(name), float(eps)))
+        except ValueError:
+            raise SpecError(f"--also: expected NORM=EPS such as linf=0.1, got '{text}'") from None
+    return tuple(found)
 
 
 def _scale(args: argparse.Namespace, x: Any) -> Any:
@@ -260,6 +282,7 @@ def _setup(args: argparse.Namespace, command: str, data: Dataset, plan: Plan, in
     """What was asked and of what, for run.json and the report; "question" decides whether rows may be kept."""
     from verifier import __version__
     from verifier.certify.model_card import model_card
+    from verifier.certify.threat import norm_name
     from verifier.report.html import machine
 
     near, transforms, weights = plan.nearness, plan.transforms, plan.weights
@@ -271,6 +294,7 @@ def _setup(args: argparse.Namespace, command: str, data: Dataset, plan: Plan, in
         "norm": args.norm if transforms is None else "parameter box",
         "transforms": None if transforms is None else {"steps": [*transforms.steps], "valid": [*transforms.valid]},
         "weights": None if weights is None else {"only": [*weights.only], "relative": weights.relative},
+        "also": [[norm_name(p), eps] for p, eps in near.also],
         "threat": digest, "target": plan.target, "radii": list(plan.settings.radii), "gap_rel": plan.settings.gap_rel,
         "timeout_s": plan.settings.timeout_s, "effort": plan.settings.effort, "seed": plan.settings.seed,
         "soundness": plan.soundness,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 #: option -> the value it must keep, and why, where transformations are given
 _FIXED = {
     "norm": ("linf", "the transformations say what may change"),
+    "also": ([], "the transformations say what may change"),
     "mask": (None, "the transformations say what may change"),
     "feature_scale": (None, "the transformations say what may change"),
     "method": ("proof", "transformations are certified by proof"),

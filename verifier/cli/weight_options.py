@@ -37,8 +37,8 @@ def moving_weights(args: argparse.Namespace) -> MovingWeights | None:
         if args.weight_unit != "tensor":
             raise SpecError("--weight-unit: only with --weights")
         return None
-    for option in ("mask", "feature_scale", "target"):
-        if getattr(args, option) is not None:
+    for option in ("also", "mask", "feature_scale", "target"):
+        if getattr(args, option) not in (None, []):
             raise SpecError(f"--{option.replace('_', '-')}: not with --weights; the inputs stay as they are")
     if args.method != "proof" or getattr(args, "transform", []):
         raise SpecError("--weights: not with --method smoothing or --transform; ask one question at a time")
