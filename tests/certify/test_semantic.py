@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -243,5 +244,7 @@ def test_mistakes_in_a_question():
         certify_transformations(network, image + 1, label, threat=threat("brightness=0:0.1"))
     with pytest.raises(SpecError, match="shares"):
         SemanticSettings(shares=(2.0,))
+    with pytest.raises(SpecError, match="fixed order"):
+        certify_transformations(network, image, label, threat=replace(threat("brightness=0:0.1"), free_order=True))
     with pytest.raises(SpecError, match="pieces"):
         certify_transformations(network, image, label, threat=threat("spatial=-180:180,-4:4,-4:4"))

@@ -32,7 +32,7 @@ from verifier.attack.semantic.grid import GridSearch
 from verifier.attack.semantic.threat import SemanticThreat
 from verifier.certify.placing import Placing
 from verifier.certify.semantic.box import Ends, input_ends, pieces, scaled
-from verifier.certify.semantic.compose import transformed_network
+from verifier.certify.semantic.compose import FREE_ORDER, transformed_network
 from verifier.certify.victim import Classifier, Rows
 from verifier.errors import ShapeError, SpecError
 from verifier.graph.ir import Graph
@@ -144,6 +144,8 @@ def certify_transformations(
     if np.ndim(image) != 3:
         raise ShapeError(f"transformations: expected one image [C, H, W], got {list(np.shape(image))}")
     placing = Placing(image.shape, channels_last)
+    if threat.free_order:
+        raise SpecError(FREE_ORDER)
     pieces(threat, placing.shape)  # too many are refused before any attack takes its time
     given = torch.as_tensor(classifier.deployed(image))[None]
     classifier.flat(placing.flat(image))
@@ -160,30 +162,31 @@ def certify_transformations(
     run = Run(cancelled=cancel or (lambda: False))
     if settings.timeout_s is not None:
         run.deadline = run.started + settings.timeout_s
-    work = _Work(classifier, rows, placing, placing.image(flat), label, target, settings, run)
-    return work.decide(threat, predicted)
+    question = _Question(classifier, rows, placing, placing.image(flat), label, target)
+    return _Work(question, settings, run).decide(threat, predicted)
+
+
+@dataclass(frozen=True)
+class _Question:
+    """One image, [C, H, W] in the program's numbers, and the margins that keep its class."""
+
+    classifier: Classifier
+    rows: Rows
+    placing: Placing
+    image: np.ndarray
+    label: int
+    target: int | None
 
 
 class _Work:
-    """One image's question, and what has been found."""
+    """The work on one question, and what has been found."""
 
-    def __init__(
-        self,
-        classifier: Classifier,
-        rows: Rows,
-        placing: Placing,
-        image: np.ndarray,
-        label: int,
-        target: int | None,
-        settings: SemanticSettings,
-        run: Run,
-    ):
-        self.classifier, self.rows, self.placing, self.image = classifier, rows, placing, image
-        self.label, self.target, self.settings, self.run = label, target, settings, run
+    def __init__(self, question: _Question, settings: SemanticSettings, run: Run):
+        self.question, self.settings, self.run = question, settings, run
         self.subdomains = self.pieces = 0
         self.found: SemanticCounterexample | None = None
-        self.model = Model.from_torch(_OnImages(classifier.graph, placing))
-        self.batch = torch.as_tensor(image, dtype=self.model.dtype)[None]
+        self.model = Model.from_torch(_OnImages(question.classifier.graph, question.placing))
+        self.batch = torch.as_tensor(question.image, dtype=self.model.dtype)[None]
 
     def decide(self, threat: SemanticThreat, predicted: int) -> SemanticCertificate:
         """Shares in rising order: a counterexample refutes the larger ones, too; what is left open stays so."""
@@ -202,17 +205,17 @@ class _Work:
                 reason = StopReason.COUNTEREXAMPLE if reason in _PROVED else reason
                 break
         return SemanticCertificate(
-            lower, upper, self.label, predicted, self.found, reason, subdomains=self.subdomains, pieces=self.pieces,
-            seconds=spent,
+            lower, upper, self.question.label, predicted, self.found, reason, subdomains=self.subdomains,
+            pieces=self.pieces, seconds=spent,
         )  # fmt: skip
 
     def _attack(self, threat: SemanticThreat) -> SemanticCounterexample | None:
         attacks: list[Attack] = [Composite(schedule=False)]
         if not threat.pixel_eps and threat.parameter_count in GRID:
             attacks.insert(0, GridSearch(points=GRID[threat.parameter_count]))
-        aims = None if self.target is None else [self.target]
+        label, aims = [self.question.label], None if self.question.target is None else [self.question.target]
         for attack in attacks:
-            result = attack(self.model, self.batch, [self.label], threat, targets=aims, seed=self.settings.seed)
+            result = attack(self.model, self.batch, label, threat, targets=aims, seed=self.settings.seed)
             if bool(result.success[0]) and result.parameters is not None:
                 confirmed = self._confirmed(threat, result.parameters, attack.name)
                 if confirmed is not None:
@@ -226,8 +229,9 @@ class _Work:
         space = threat.space(self.batch)
         with torch.no_grad():
             transformed = threat.finalise(space, work)[0].numpy().astype(np.float64)
-        x = self.placing.flat(transformed)
-        rival = self.classifier.unsafe(self.rows, self.classifier.outputs(x))
+        q = self.question
+        x = q.placing.flat(transformed)
+        rival = q.classifier.unsafe(q.rows, q.classifier.outputs(x))
         if rival is None:
             return None
         values = {name: tuple(v[0].tolist()) for name, v in threat.parameters(work).items()}
@@ -235,7 +239,7 @@ class _Work:
 
     def _prove(self, threat: SemanticThreat) -> StopReason:
         """Why it ended: one of _PROVED where every piece is proved; sets `found` where one is refuted."""
-        cut = pieces(threat, self.placing.shape)
+        cut = pieces(threat, self.question.placing.shape)
         self.pieces = len(cut)
         proved = StopReason.PROVED_BY_BOUNDS
         for number, piece in enumerate(cut):
@@ -253,9 +257,10 @@ class _Work:
 
     def _verify(self, threat: SemanticThreat, piece: Ends, after: int) -> Report:
         """The report on one piece, which may take the time left so long as the `after` ones get a little."""
-        graph = transformed_network(self.classifier.graph, self.image, threat, self.placing, piece)
-        inputs = InputSet(*input_ends(threat, piece, self.image.size))
-        query = query_of(graph, Problem((Case(inputs, self.rows.clauses()),), graph.output_size))
+        q = self.question
+        graph = transformed_network(q.classifier.graph, q.image, threat, q.placing, piece)
+        inputs = InputSet(*input_ends(threat, piece, q.image.size))
+        query = query_of(graph, Problem((Case(inputs, q.rows.clauses()),), graph.output_size))
         left = self.run.remaining()
         limit = None if math.isinf(left) else max(left / (1 + 0.1 * after), 0.05)
         settings = Settings(

@@ -37,6 +37,7 @@ _COLOUR: dict[str, Callable[[Tracer, Value, Ref], Value]] = {
     "saturation": colour.saturation,
     "hue": colour.hue,
 }
+FREE_ORDER = "transformations: expected a fixed order; certify every order you care about on its own"
 _MOTION = {"degrees": "degrees", "pixels down": "down", "pixels right": "right"}
 
 
@@ -98,7 +99,7 @@ def _front(
 ) -> tuple[Tracer, tuple[str, ...], Ref]:
     """Nodes from the parameters to the transformed image."""
     if threat.free_order:
-        raise SpecError("transformations: expected a fixed order; certify every order you care about on its own")
+        raise SpecError(FREE_ORDER)
     if image.ndim != 3:
         raise ShapeError(f"transformations: expected one image [C, H, W], got {list(image.shape)}")
     check_images(torch.as_tensor(image)[None], threat.transformations)
