@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from verifier.attack.onnx_victim import GraphModule
 from verifier.attack.semantic.composite import Composite
 from verifier.bounds.torch_engine import TorchEngine
 from verifier.certify.placing import Placing
-from verifier.certify.semantic.box import input_ends, pieces, scaled
+from verifier.certify.semantic.box import input_ends, parse_threat, pieces, scaled, whole
 from verifier.certify.semantic.certificate import SemanticSettings, certify_transformations
 from verifier.certify.semantic.compose import transformation_graph, transformed_network
 from verifier.certify.semantic.rounding import pixel_error
@@ -73,13 +72,10 @@ def transformed(semantic, image, points, dtype):
         return semantic.compose(x, work, semantic.order_matrix(work)).double().numpy()
 
 
-def whole(semantic):
-    return tuple(np.array([v for s in semantic.transformations for v in getattr(s, e)]) for e in ("lower", "upper"))
-
-
 def exact_ends(semantic, piece, pixels):
+    """Inputs of the composed network without the widening that proofs add."""
     change = np.full(pixels if semantic.pixel_eps else 0, semantic.pixel_eps)
-    return np.concatenate([piece[0], -change]), np.concatenate([piece[1], change])
+    return np.concatenate([piece.lower, -change]), np.concatenate([piece.upper, change])
 
 
 @pytest.mark.parametrize(("texts", "channels"), ALL, ids=IDS)
@@ -102,7 +98,7 @@ def test_float32_programs_are_within_the_allowance(texts, channels, shape):
     semantic = threat(*texts)
     (step,) = semantic.transformations
     image = np.random.default_rng(3).random((channels, *shape)).astype(np.float32)
-    points = values(whole(semantic), 2000, 4).astype(np.float32).astype(np.float64)
+    points = values(exact_ends(semantic, whole(semantic), 0), 2000, 4).astype(np.float32).astype(np.float64)
     work = working(semantic, points, torch.float32)
     # What float32 working coordinates stand for, exactly enough.
     width = np.array([b - a if b > a else 1.0 for a, b in zip(step.lower, step.upper, strict=True)])
@@ -193,10 +189,34 @@ def test_shares_are_decided_in_order():
     assert again.lower == 1 and math.isinf(again.upper)
 
 
+def test_every_order_is_certified_where_it_is_free():
+    texts = ("brightness=-0.2:0.1", "contrast=0.8:1.5", "pixels=0.01")
+    free = parse_threat(texts, (0.0, 1.0), free_order=True)
+    image, label = samples(2)[1]
+    points = values(exact_ends(free, whole(free), image.size), 50, 3)
+    found = pieces(free, image.shape)
+    assert sorted(piece.order for piece in found) == sorted(itertools.permutations(range(3)))
+    images = []
+    for piece in found:
+        ours = evaluate(transformation_graph(image, free, piece), points).reshape(-1, *image.shape)
+        x = torch.tensor(image, dtype=torch.float64)[None].expand(len(points), -1, -1, -1)
+        order = torch.nn.functional.one_hot(torch.tensor(piece.order), 3).double().expand(len(points), 3, 3)
+        theirs = free.compose(x, working(free, points), order).numpy()
+        assert np.abs(ours - theirs).max() < 1e-13
+        images.append(ours)
+    assert np.abs(images[0] - images[-1]).max() > 0.01, "the order matters here"
+    classifier = Classifier(str(SPECS / "fc.onnx"))
+    mild = parse_threat(("brightness=-0.05:0.05", "contrast=0.95:1.05"), (0.0, 1.0), free_order=True)
+    certified = certify_transformations(classifier, image, label, threat=mild, settings=SemanticSettings(timeout_s=20))
+    assert certified.lower == 1 and certified.pieces == 2
+    result = Composite(restarts=3)(Model.from_torch(GraphModule(classifier.graph)), image[None], [label], mild, seed=1)
+    assert not bool(result.success[0])
+
+
 def test_channels_may_come_last():
     image, _ = samples(2, colour=True)[1]
     semantic = threat("hue=-0.3:0.3", "translation=-0.2:0.2,0:0.3")
-    points = values(whole(semantic), 20, 2)
+    points = values(exact_ends(semantic, whole(semantic), 0), 20, 2)
     first, last = (
         evaluate(transformed_network(colour_network(end), image, semantic, Placing((3, 8, 8), end)), points)
         for end in (False, True)
@@ -244,7 +264,8 @@ def test_mistakes_in_a_question():
         certify_transformations(network, image + 1, label, threat=threat("brightness=0:0.1"))
     with pytest.raises(SpecError, match="shares"):
         SemanticSettings(shares=(2.0,))
-    with pytest.raises(SpecError, match="fixed order"):
-        certify_transformations(network, image, label, threat=replace(threat("brightness=0:0.1"), free_order=True))
+    many = ("brightness=0:0.1", "contrast=1:1.1", "rotation=0:1", "translation=0:1,0:1", "pixels=0.1")
+    with pytest.raises(SpecError, match="120 orders"):
+        certify_transformations(network, image, label, threat=parse_threat(many, (0.0, 1.0), free_order=True))
     with pytest.raises(SpecError, match="pieces"):
         certify_transformations(network, image, label, threat=threat("spatial=-180:180,-4:4,-4:4"))

@@ -56,10 +56,18 @@ def test_the_order_counts_and_one_is_the_default_share(tmp_path, verifier):
     assert run["question"]["transforms"]["steps"] == list(steps[1::2]) and "then a change" in run["threat"]
 
 
+def test_any_order(tmp_path, verifier):
+    steps = ("--transform", "contrast=0.95:1.05", "--transform", "brightness=-0.02:0.02", "--any-order")
+    code, _, _ = verifier("certify", NET, *ASK, *steps, "--out", tmp_path / "o")
+    assert code == 0 and "in any order" in json.loads((tmp_path / "o" / "run.json").read_text())["threat"]
+    assert all(row.detail["pieces"] == 2 for row in read_rows(tmp_path / "o" / "samples.jsonl") if row.lower == 1)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         ((), "--eps"),
+        (("--eps", "0.1", "--any-order"), "--any-order"),
         (("--transform", "blur=0:1"), "blur"),
         (("--transform", "hue=-1:1", "--eps", "2"), "at most 1"),
         (("--transform", "brightness=0:0.1", "--norm", "l2"), "--norm"),

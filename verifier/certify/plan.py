@@ -35,11 +35,13 @@ class ImageTransforms:
         steps: as `semantic.box.parse_threat` reads them, in order.
         placing: how the images lie in the network's input.
         valid: range that pixels are clipped to after each.
+        any_order: certify every order, not the given one alone.
     """
 
     steps: tuple[str, ...]
     placing: Placing
     valid: tuple[float, float]
+    any_order: bool = False
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@
   verifier certify specs/onnx/conv.onnx --data digits --transform brightness=-0.1:0.1 --transform contrast=0.9:1.1
 
 With --transform the question is about the parameters of image transformations, applied in the order
-given, and --eps lists shares of the box of their ranges (1: all of it).
+given (or every one, --any-order), and --eps lists shares of the box of their ranges (1: all of it).
 
 At each radius a sample is wrong from the start, attacked (a replayed counterexample), certified
 (proved), or open. One row a sample, as `verifier radius` writes them; --resume goes on.
@@ -35,6 +35,8 @@ def run(args: argparse.Namespace) -> int:
     """Decide every sample at every radius."""
     if args.eps is None and not args.transform:
         raise SpecError("--eps: give the radii to decide, for example --eps 0.05,0.1, or transformations (--transform)")
+    if args.any_order and not args.transform:
+        raise SpecError("--any-order: only with --transform")
     radii = _radii("1" if args.eps is None else args.eps)
     if args.transform and not 0 < radii[0] <= radii[-1] <= 1:
         raise SpecError(f"--eps: with --transform expected shares of the box, above 0 and at most 1, got '{args.eps}'")

@@ -292,7 +292,8 @@ def _setup(args: argparse.Namespace, command: str, data: Dataset, plan: Plan, in
     question = {
         "command": command, "network_sha256": card["sha256"], "data": data.fingerprint(),
         "norm": args.norm if transforms is None else "parameter box",
-        "transforms": None if transforms is None else {"steps": [*transforms.steps], "valid": [*transforms.valid]},
+        "transforms": None if transforms is None else
+        {"steps": [*transforms.steps], "valid": [*transforms.valid], "any_order": transforms.any_order},
         "weights": None if weights is None else {"only": [*weights.only], "relative": weights.relative},
         "also": [[norm_name(p), eps] for p, eps in near.also],
         "threat": digest, "target": plan.target, "radii": list(plan.settings.radii), "gap_rel": plan.settings.gap_rel,

@@ -31,6 +31,7 @@ def add_transform_arguments(parser: argparse.ArgumentParser) -> None:
         "saturation, hue (radians), rotation (degrees), translation (pixels down, right), spatial (both); "
         "last, pixels=EPS for a change of every pixel. --eps is then a list of shares of the box (default: 1)",
     )  # fmt: skip
+    parser.add_argument("--any-order", action="store_true", help="certify the transformations in every order")
 
 
 def image_transforms(args: argparse.Namespace, steps: tuple[str, ...], data: Dataset, graph: Any) -> ImageTransforms:
@@ -64,11 +65,11 @@ def image_transforms(args: argparse.Namespace, steps: tuple[str, ...], data: Dat
         )
     channels, height, width = data.shape
     last = channels_come_last(data.shape, [graph[name].shape for name in graph.inputs])
-    return ImageTransforms(steps, Placing((channels, height, width), last), (low, high))
+    return ImageTransforms(steps, Placing((channels, height, width), last), (low, high), args.any_order)
 
 
 def transforms_in_words(transforms: ImageTransforms) -> str:
     """What may change, for reports; wrong transformations are found here, before any work is done."""
     from verifier.certify.semantic.box import parse_threat, words
 
-    return words(parse_threat(transforms.steps, transforms.valid))
+    return words(parse_threat(transforms.steps, transforms.valid, free_order=transforms.any_order))

@@ -22,10 +22,11 @@ class ByTransforms(Method):
         super().__init__(plan, classifier)
         if plan.transforms is None:
             raise SpecError("transformations: none are given")
-        self._threat = parse_threat(plan.transforms.steps, plan.transforms.valid)
+        asked = plan.transforms
+        self._threat = parse_threat(asked.steps, asked.valid, free_order=asked.any_order)
         self._settings(0)
         # A threat that does not fit the images or the network fails here: one graph is built.
-        placing = plan.transforms.placing
+        placing = asked.placing
         first = pieces(self._threat, placing.shape)[0]
         transformed_network(classifier.graph, np.zeros(placing.shape), self._threat, placing, first)
 

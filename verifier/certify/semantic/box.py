@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,7 +20,24 @@ MOST_PIECES = 10_000
 #: Parameters are allowed this much beyond their range, relative to its ends: they may be float32 numbers.
 WIDENING = 2.0**-22
 
+#: Orders of components that are certified one by one: those of four.
+MOST_ORDERS = 24
+
 Ends = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of the question that one graph answers.
+
+    Attributes:
+        lower, upper: ranges of the transformations' parameters, float64 [P].
+        order: components (the transformations as numbered in the threat, then any pixel change) as applied.
+    """
+
+    lower: np.ndarray
+    upper: np.ndarray
+    order: tuple[int, ...]
 
 
 def parse_step(text: str) -> Transformation:
@@ -49,7 +66,7 @@ def parse_step(text: str) -> Transformation:
 _EXAMPLE = "brightness=-0.1:0.1 or translation=-1:1,-1:1"
 
 
-def parse_threat(texts: Sequence[str], valid: tuple[float, float]) -> SemanticThreat:
+def parse_threat(texts: Sequence[str], valid: tuple[float, float], *, free_order: bool = False) -> SemanticThreat:
     """Transformations in the order given; "pixels=EPS", a change of every pixel by up to EPS, may come last.
 
     Raises:
@@ -66,7 +83,7 @@ def parse_threat(texts: Sequence[str], valid: tuple[float, float]) -> SemanticTh
             eps = math.nan
         if not 0 < eps < math.inf:
             raise SpecError(f"transformation pixels: expected a number above 0, as in pixels=0.01, got '{pixels[0]}'")
-    return SemanticThreat(tuple(parse_step(t) for t in texts[: len(texts) - len(pixels)]), eps, valid=valid)
+    return SemanticThreat(tuple(parse_step(t) for t in texts[: len(texts) - len(pixels)]), eps, free_order, valid)
 
 
 def scaled(threat: SemanticThreat, share: float) -> SemanticThreat:
@@ -94,17 +111,24 @@ def words(threat: SemanticThreat) -> str:
     if threat.pixel_eps > 0:
         parts.append(f"a change of up to {threat.pixel_eps:g} of every pixel")
     low, high = threat.valid
-    return "; then ".join(parts) + f"; pixels clipped to [{low:g}, {high:g}] after each"
+    between = "; in any order with " if threat.free_order else "; then "
+    return between.join(parts) + f"; pixels clipped to [{low:g}, {high:g}] after each"
 
 
-def pieces(threat: SemanticThreat, shape: tuple[int, int, int]) -> list[Ends]:
-    """Boxes of the transformations' parameters, float64 [P] each, that cover the threat's box.
+def whole(threat: SemanticThreat) -> Piece:
+    """Everything at once, in the order given."""
+    ends = [np.array([v for step in threat.transformations for v in getattr(step, e)]) for e in ("lower", "upper")]
+    return Piece(ends[0], ends[1], tuple(range(threat.components)))
+
+
+def pieces(threat: SemanticThreat, shape: tuple[int, int, int]) -> list[Piece]:
+    """Pieces that cover the threat: its box in parts, each in every order where that is free.
 
     Angles and shifts are cut so that no sampling coordinate travels much further than PIECE_PIXELS;
     what is left to cut the search finds out itself.
 
     Raises:
-        SpecError: more than MOST_PIECES.
+        SpecError: more than MOST_PIECES, or more than MOST_ORDERS.
     """
     _, height, width = shape
     radius = 0.5 * math.hypot(height, width)
@@ -116,18 +140,29 @@ def pieces(threat: SemanticThreat, shape: tuple[int, int, int]) -> list[Ends]:
             )
             edges = np.linspace(a, b, max(1, math.ceil(travel / PIECE_PIXELS)) + 1)
             cuts.append(list(itertools.pairwise(edges.tolist())))
-    count = math.prod(len(c) for c in cuts)
+    orders = math.factorial(threat.components) if threat.free_order else 1
+    if orders > MOST_ORDERS:
+        raise SpecError(
+            f"transformations: {threat.components} components have {orders} orders, more than {MOST_ORDERS}; give a "
+            "fixed order, or fewer of them"
+        )
+    count = math.prod(len(c) for c in cuts) * orders
     if count > MOST_PIECES:
         raise SpecError(
             f"transformations: this box would be cut into {count} pieces, more than {MOST_PIECES}; narrow the ranges "
             "of rotation and translation, or certify them a part at a time"
         )
-    return [(np.array([a for a, _ in chosen]), np.array([b for _, b in chosen])) for chosen in itertools.product(*cuts)]
+    given = tuple(range(threat.components))
+    return [
+        Piece(np.array([a for a, _ in chosen]), np.array([b for _, b in chosen]), order)
+        for order in (itertools.permutations(given) if threat.free_order else [given])
+        for chosen in itertools.product(*cuts)
+    ]
 
 
-def input_ends(threat: SemanticThreat, piece: Ends, pixels: int) -> Ends:
+def input_ends(threat: SemanticThreat, piece: Piece, pixels: int) -> Ends:
     """The box of the composed network's inputs: parameters, slightly widened, then any pixel change."""
-    lower, upper = piece
+    lower, upper = piece.lower, piece.upper
     slack = np.where(upper > lower, WIDENING * (np.abs(lower) + np.abs(upper)), 0.0)
     change = np.full(pixels if threat.pixel_eps > 0 else 0, threat.pixel_eps * (1 + WIDENING))
     return np.concatenate([lower - slack, -change]), np.concatenate([upper + slack, change])

@@ -1,10 +1,10 @@
 """Does the class stay for every parameter of a box of image transformations?
 
-Requires: a classifier with one image input; a SemanticThreat with a fixed order (pixel budgets allowed).
+Requires: a classifier with one image input; a SemanticThreat (its order may be free: every one is proved).
 Returns: for each share of the box (the box shrunk towards the identity): proved, refuted by a replayed
 counterexample, or open.
 Method: the attacks on the threat look for a counterexample first; then the composed network (see
-`compose`) is verified over the parameter box, cut into pieces where geometry asks for it.
+`compose`) is verified over the parameter box, cut into pieces where geometry asks for it, in each order.
 Property: sound for the deployed network fed with the image transformed in real arithmetic or by any
 program within `rounding.pixel_error` of that, the attacks' torch functions among them; complete up to
 that allowance, given time.
@@ -31,8 +31,8 @@ from verifier.attack.semantic.composite import Composite
 from verifier.attack.semantic.grid import GridSearch
 from verifier.attack.semantic.threat import SemanticThreat
 from verifier.certify.placing import Placing
-from verifier.certify.semantic.box import Ends, input_ends, pieces, scaled
-from verifier.certify.semantic.compose import FREE_ORDER, transformed_network
+from verifier.certify.semantic.box import Piece, input_ends, pieces, scaled
+from verifier.certify.semantic.compose import transformed_network
 from verifier.certify.victim import Classifier, Rows
 from verifier.errors import ShapeError, SpecError
 from verifier.graph.ir import Graph
@@ -130,7 +130,7 @@ def certify_transformations(
         network: a file, a Graph, or a Classifier made once for many images.
         image: [C, H, W], in the network's input units.
         label: the class to hold; None: the one the network gives.
-        threat: transformations with their boxes, in order; a pixel budget comes last.
+        threat: transformations with their boxes, in order (or any, where it is free); a pixel budget comes last.
         channels_last: the network takes [H, W, C].
         target: only this class counts as a mistake; None: any other.
         settings: see SemanticSettings. cancel: asked often; True stops with what is known.
@@ -144,8 +144,6 @@ def certify_transformations(
     if np.ndim(image) != 3:
         raise ShapeError(f"transformations: expected one image [C, H, W], got {list(np.shape(image))}")
     placing = Placing(image.shape, channels_last)
-    if threat.free_order:
-        raise SpecError(FREE_ORDER)
     pieces(threat, placing.shape)  # too many are refused before any attack takes its time
     given = torch.as_tensor(classifier.deployed(image))[None]
     classifier.flat(placing.flat(image))
@@ -210,8 +208,8 @@ class _Work:
         )  # fmt: skip
 
     def _attack(self, threat: SemanticThreat) -> SemanticCounterexample | None:
-        attacks: list[Attack] = [Composite(schedule=False)]
-        if not threat.pixel_eps and threat.parameter_count in GRID:
+        attacks: list[Attack] = [Composite(schedule=threat.free_order)]
+        if not threat.pixel_eps and not threat.free_order and threat.parameter_count in GRID:
             attacks.insert(0, GridSearch(points=GRID[threat.parameter_count]))
         label, aims = [self.question.label], None if self.question.target is None else [self.question.target]
         for attack in attacks:
@@ -248,14 +246,14 @@ class _Work:
             report = self._verify(threat, piece, len(cut) - number - 1)
             self.subdomains += report.domains_visited
             if report.verdict is Verdict.SAT and report.witness is not None:
-                self.found = self._confirmed(threat, self._working(threat, report.witness.x), "proof search")
+                self.found = self._confirmed(threat, self._working(threat, piece, report.witness.x), "proof search")
                 return StopReason.REPLAY_FAILED if self.found is None else StopReason.COUNTEREXAMPLE
             if report.verdict is not Verdict.UNSAT:
                 return report.reason
             proved = proved if report.reason is StopReason.PROVED_BY_BOUNDS else StopReason.PROVED_BY_SEARCH
         return proved
 
-    def _verify(self, threat: SemanticThreat, piece: Ends, after: int) -> Report:
+    def _verify(self, threat: SemanticThreat, piece: Piece, after: int) -> Report:
         """The report on one piece, which may take the time left so long as the `after` ones get a little."""
         q = self.question
         graph = transformed_network(q.classifier.graph, q.image, threat, q.placing, piece)
@@ -268,7 +266,7 @@ class _Work:
         )
         return verify(graph, query, settings, cancel=self.run.cancelled)
 
-    def _working(self, threat: SemanticThreat, inputs: np.ndarray) -> Tensor:
+    def _working(self, threat: SemanticThreat, piece: Piece, inputs: np.ndarray) -> Tensor:
         """The attacks' coordinates [1, W] of the composed network's inputs [P (+ N)]."""
         space = threat.space(self.batch)
         count = threat.parameter_count
@@ -276,6 +274,10 @@ class _Work:
         ends = [np.array([v for s in threat.transformations for v in getattr(s, e)]) for e in ("lower", "upper")]
         width = np.where(ends[1] > ends[0], ends[1] - ends[0], 1.0)
         parts = [(inputs[:count].astype(np.float64) - identity) / width]
+        if threat.free_order:
+            ranks = np.empty(threat.components)
+            ranks[list(piece.order)] = np.linspace(0.0, 1.0, threat.components)
+            parts.append(ranks)
         if threat.pixel_eps > 0:
             parts.append(inputs[count:].astype(np.float64) / threat.pixel_eps)
         work = torch.as_tensor(np.concatenate(parts), dtype=self.model.dtype)[None]

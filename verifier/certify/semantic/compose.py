@@ -1,6 +1,6 @@
 """Transformations in front of a network: one graph whose inputs are the parameters.
 
-Requires: a network with one input, an image, a SemanticThreat with a fixed order.
+Requires: a network with one input, an image, a SemanticThreat, and the piece of it to build.
 Returns: a graph of the grammar's operators that `verify` takes like any other network.
 Method: each transformation becomes nodes in real arithmetic (`deployed_error` 0), its result may be off
 by `rounding.pixel_error`, and is clipped to the valid range; the network follows with its own rounding.
@@ -21,7 +21,7 @@ from verifier.attack.semantic.threat import SemanticThreat
 from verifier.attack.semantic.transformations import Transformation, check_images
 from verifier.certify.placing import Placing
 from verifier.certify.semantic import colour
-from verifier.certify.semantic.box import Ends, input_ends
+from verifier.certify.semantic.box import Piece, input_ends, whole
 from verifier.certify.semantic.geometry import Motion, resample
 from verifier.certify.semantic.rounding import pixel_error, unit_roundoff
 from verifier.errors import ShapeError, SpecError
@@ -37,33 +37,31 @@ _COLOUR: dict[str, Callable[[Tracer, Value, Ref], Value]] = {
     "saturation": colour.saturation,
     "hue": colour.hue,
 }
-FREE_ORDER = "transformations: expected a fixed order; certify every order you care about on its own"
 _MOTION = {"degrees": "degrees", "pixels down": "down", "pixels right": "right"}
 
 
-def transformation_graph(image: np.ndarray, threat: SemanticThreat, piece: Ends | None = None) -> Graph:
+def transformation_graph(image: np.ndarray, threat: SemanticThreat, piece: Piece | None = None) -> Graph:
     """The transformed image, (1, C, H, W), as a function of the parameters; float32.
 
     Args:
-        image: [C, H, W]. piece: ranges of the parameters, float64 [P] each; None: the threat's, whole.
+        image: [C, H, W]. piece: ranges and order; None: the threat's, whole, as given.
     Raises:
         SpecError, ShapeError: see `transformed_network`.
     """
-    whole = _whole(threat) if piece is None else piece
-    tracer, inputs, result = _front(image, threat, whole, "float32", "transform")
+    tracer, inputs, result = _front(image, threat, piece or whole(threat), "float32", "transform")
     return _finished(tracer.builder.nodes, inputs, (result.name,), "float32", "transformations of one image")
 
 
 def transformed_network(
-    network: Graph, image: np.ndarray, threat: SemanticThreat, placing: Placing, piece: Ends | None = None
+    network: Graph, image: np.ndarray, threat: SemanticThreat, placing: Placing, piece: Piece | None = None
 ) -> Graph:
     """The network's outputs as a function of the parameters that `image` is transformed with.
 
     Args:
         image: [C, H, W], numbers of the network's dtype. placing: how it goes into the network's input.
-        piece: ranges that the parameters keep to, float64 [P] each; None: the threat's, whole.
+        piece: ranges that the parameters keep to, and the order; None: the threat's, whole, as given.
     Raises:
-        SpecError: several inputs, an order left free, or nothing to transform.
+        SpecError: a transformation that has no graph form.
         ShapeError: the image does not fit the network or a transformation.
     """
     if len(network.inputs) != 1 or network[network.inputs[0]].size != image.size:
@@ -75,8 +73,7 @@ def transformed_network(
     stem = "transform"
     while any(name.startswith(stem) for name in network.nodes):
         stem += "_"
-    whole = _whole(threat) if piece is None else piece
-    tracer, inputs, result = _front(image, threat, whole, network.dtype, stem)
+    tracer, inputs, result = _front(image, threat, piece or whole(threat), network.dtype, stem)
     entry = network[network.inputs[0]]
     placed = reshape(tracer, transpose(tracer, result, (0, 2, 3, 1)) if placing.channels_last else result, entry.shape)
     nodes = dict(tracer.builder.nodes)
@@ -89,17 +86,10 @@ def transformed_network(
     return _finished(nodes, inputs, outputs, network.dtype, source, exact=set(tracer.builder.nodes))
 
 
-def _whole(threat: SemanticThreat) -> Ends:
-    ends = [np.array([v for step in threat.transformations for v in getattr(step, e)]) for e in ("lower", "upper")]
-    return ends[0], ends[1]
-
-
 def _front(
-    image: np.ndarray, threat: SemanticThreat, piece: Ends, dtype: str, stem: str
+    image: np.ndarray, threat: SemanticThreat, piece: Piece, dtype: str, stem: str
 ) -> tuple[Tracer, tuple[str, ...], Ref]:
     """Nodes from the parameters to the transformed image."""
-    if threat.free_order:
-        raise SpecError(FREE_ORDER)
     if image.ndim != 3:
         raise ShapeError(f"transformations: expected one image [C, H, W], got {list(image.shape)}")
     check_images(torch.as_tensor(image)[None], threat.transformations)
@@ -108,22 +98,24 @@ def _front(
     parameters = tracer.emit("Input", (), (1, len(lower)), dtype)
     result: Value = image[None].astype(np.float64)
     shape: tuple[int, int, int] = image.shape  # type: ignore[assignment]
-    at = 0
-    for step in threat.transformations:
+    counts = [len(step.identity) for step in threat.transformations]
+    starts = np.cumsum([0, *counts]).tolist()
+    for number in piece.order:
+        at = starts[number]
+        if number == len(counts):
+            tracer.stem = f"{stem}/pixels"
+            change = select(tracer, parameters, np.arange(at, at + image.size).reshape(1, *shape))
+            size = max(abs(v) for v in threat.valid) + threat.pixel_eps
+            result = _settled(tracer, add(tracer, result, change), 4 * size * unit_roundoff(dtype), threat.valid)
+            continue
+        step = threat.transformations[number]
         tracer.stem = f"{stem}/{step.name}"
-        count = len(step.identity)
         moving = [
             (select(tracer, parameters, np.array([[i]])), (float(lower[i]), float(upper[i])))
-            for i in range(at, at + count)
+            for i in range(at, at + counts[number])
         ]
         changed = _apply(tracer, step, result, moving)
         result = _settled(tracer, changed, pixel_error(step, shape, threat.valid, dtype), threat.valid)
-        at += count
-    if threat.pixel_eps > 0:
-        tracer.stem = f"{stem}/pixels"
-        change = select(tracer, parameters, np.arange(at, at + image.size).reshape(1, *shape))
-        size = max(abs(v) for v in threat.valid) + threat.pixel_eps
-        result = _settled(tracer, add(tracer, result, change), 4 * size * unit_roundoff(dtype), threat.valid)
     return tracer, (parameters.name,), result
 
 
