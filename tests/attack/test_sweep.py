@@ -66,7 +66,9 @@ def test_budgets_share_work_and_agree_with_single_runs(digits: Victim) -> None:
         adversarial = np.frombuffer(base64.b64decode(r.adversarial_f32), "<f4")
         assert np.abs(adversarial.astype(np.float64) - x[r.index].astype(np.float64)).max() <= r.eps
         with torch.no_grad():
-            assert int(digits.module(torch.tensor(adversarial[None])).argmax()) == r.prediction != r.label
+            scores = digits.module(torch.tensor(adversarial[None]))[0]
+        # FAB stops on the boundary itself, where one row alone may round otherwise than in its batch.
+        assert r.prediction != r.label and scores[r.prediction] >= scores.max() - 1e-5
     for name in attacks:  # a success stays one at every larger budget
         for i in range(8):
             wins = [r.success for r in records if r.attack == name and r.index == i]

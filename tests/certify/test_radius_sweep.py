@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from verifier.certify.ledger import Ledger, read_rows
+from verifier.certify.placing import arrange
+from verifier.certify.rows import Row
 from verifier.certify.summary import shares_at, summarise
-from verifier.certify.sweep import Row, arrange
 from verifier.cli.main import main
 from verifier.errors import ShapeError, SpecError
 

@@ -120,85 +120,76 @@ def sweep(
                 return
             if all((int(i), name, eps) in done for i in index for eps in plan.budgets):
                 continue
-            run = _minimal if attack.minimise else _bounded
-            aims = None if targets is None else targets[index]
-            for record in run(model, x[index], y[index], aims, plan, name, attack, index):
-                if record.key not in done:
-                    yield record
+            batch = _Batch(model, plan, x[index], y[index], None if targets is None else targets[index], index)
+            found = batch.minimal(name, attack) if attack.minimise else batch.bounded(name, attack)
+            yield from (record for record in found if record.key not in done)
 
 
-def _minimal(
-    model: Model,
-    x: np.ndarray,
-    y: np.ndarray,
-    aims: np.ndarray | None,
-    plan: Plan,
-    name: str,
-    attack: Attack,
-    index: np.ndarray,
-) -> Iterator[Record]:
-    threat = LpThreat(norm=plan.norm, valid=plan.valid)
-    result = attack(model, x, y, threat, targets=aims, seed=plan.seed)
-    size = result.distortion[NORM_NAMES[plan.norm]]
-    for eps in plan.budgets:
-        yield from _records(result, result.success & (size <= eps), y, aims, plan, name, eps, index)
+@dataclass(frozen=True)
+class _Batch:
+    """Samples that are attacked together.
 
+    Attributes:
+        x, y: [n, *S], [n]; targets: [n], or None where untargeted; index: rows of the data set, [n].
+    """
 
-def _bounded(
-    model: Model,
-    x: np.ndarray,
-    y: np.ndarray,
-    aims: np.ndarray | None,
-    plan: Plan,
-    name: str,
-    attack: Attack,
-    index: np.ndarray,
-) -> Iterator[Record]:
-    open_rows = np.arange(len(x))
-    kept: dict[int, Record] = {}
-    for eps in plan.budgets:
-        if len(open_rows):
-            threat = LpThreat(norm=plan.norm, eps=eps, valid=plan.valid)
-            part = None if aims is None else aims[open_rows]
-            result = attack(model, x[open_rows], y[open_rows], threat, targets=part, seed=plan.seed)
-            fresh = _records(result, result.success, y[open_rows], part, plan, name, eps, index[open_rows])
-            for position, record in zip(open_rows.tolist(), fresh, strict=True):
-                kept[position] = record
-            open_rows = open_rows[~result.success.cpu().numpy()]
-        for row in range(len(x)):
-            yield replace(kept[row], eps=eps)
+    model: Model
+    plan: Plan
+    x: np.ndarray
+    y: np.ndarray
+    targets: np.ndarray | None
+    index: np.ndarray
 
+    def only(self, rows: np.ndarray) -> _Batch:
+        """The samples `rows` alone."""
+        targets = None if self.targets is None else self.targets[rows]
+        return replace(self, x=self.x[rows], y=self.y[rows], targets=targets, index=self.index[rows])
 
-def _records(
-    result: AttackResult,
-    success: Tensor,
-    y: np.ndarray,
-    aims: np.ndarray | None,
-    plan: Plan,
-    name: str,
-    eps: float,
-    index: np.ndarray,
-) -> list[Record]:
-    return [
-        Record(
-            index=int(index[i]),
-            label=int(y[i]),
-            attack=name,
-            norm=NORM_NAMES[plan.norm],
-            eps=eps,
-            clean_prediction=int(result.clean_prediction[i]),
-            prediction=int(result.prediction[i]),
-            success=bool(success[i]),
-            distortion={k: float(v[i]) for k, v in result.distortion.items()},
-            queries=int(result.queries[i]),
-            gradients=int(result.gradients[i]),
-            restarts=int(result.restarts[i]),
-            seconds=float(result.seconds[i]),
-            target=None if aims is None else int(aims[i]),
-            adversarial_f32=encode(result.adversarial[i]) if bool(success[i]) else None,
-        )
-        for i in range(len(index))
-    ]
+    def minimal(self, name: str, attack: Attack) -> Iterator[Record]:
+        """One run of a minimum-norm attack, whose distortion decides every budget."""
+        result = self._attacked(attack, INF)
+        size = result.distortion[NORM_NAMES[self.plan.norm]]
+        for eps in self.plan.budgets:
+            yield from self._records(result, result.success & (size <= eps), name, eps)
+
+    def bounded(self, name: str, attack: Attack) -> Iterator[Record]:
+        """A run a budget, each on the samples that withstood the smaller ones."""
+        open_rows = np.arange(len(self.x))
+        kept: dict[int, Record] = {}
+        for eps in self.plan.budgets:
+            if len(open_rows):
+                left = self.only(open_rows)
+                result = left._attacked(attack, eps)
+                kept.update(zip(open_rows.tolist(), left._records(result, result.success, name, eps), strict=True))
+                open_rows = open_rows[~result.success.cpu().numpy()]
+            for row in range(len(self.x)):
+                yield replace(kept[row], eps=eps)
+
+    def _attacked(self, attack: Attack, eps: float) -> AttackResult:
+        threat = LpThreat(norm=self.plan.norm, eps=eps, valid=self.plan.valid)
+        return attack(self.model, self.x, self.y, threat, targets=self.targets, seed=self.plan.seed)
+
+    def _records(self, result: AttackResult, success: Tensor, name: str, eps: float) -> list[Record]:
+        return [
+            Record(
+                index=int(self.index[i]),
+                label=int(self.y[i]),
+                attack=name,
+                norm=NORM_NAMES[self.plan.norm],
+                eps=eps,
+                clean_prediction=int(result.clean_prediction[i]),
+                prediction=int(result.prediction[i]),
+                success=bool(success[i]),
+                distortion={k: float(v[i]) for k, v in result.distortion.items()},
+                queries=int(result.queries[i]),
+                gradients=int(result.gradients[i]),
+                restarts=int(result.restarts[i]),
+                seconds=float(result.seconds[i]),
+                target=None if self.targets is None else int(self.targets[i]),
+                adversarial_f32=encode(result.adversarial[i]) if bool(success[i]) else None,
+            )
+            for i in range(len(self.index))
+        ]
 
 
 def encode(x: Tensor) -> str:

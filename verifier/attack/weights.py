@@ -1,4 +1,4 @@
-"""Worst-case perturbation of a network's own parameters within a ball around them."""
+"""Worst-case perturbation of a network's own parameters within a ball; `certify/weights.py` has the proofs."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import torch
 
 from verifier.certify.closest import Closest, attack, attack_within
 from verifier.certify.leaves import Ball, Leaves, Slopes, tighten
+from verifier.certify.minimisers import minimisers
 from verifier.certify.threat import Nearness
 from verifier.certify.victim import Classifier, Rows
 from verifier.outcome import StopReason
@@ -151,8 +152,8 @@ class Bracket:
             self._prove(proved, "bounds")
             if proved < radius:
                 self._fail(ball)
-            point = form_minimisers(form.coeffs[0], ball)
-            self.closest.propose(point, "bounds")
+            coeffs = form.coeffs[0].double().cpu().numpy()
+            self.closest.propose(minimisers(coeffs, ball.inputs), "bounds")
 
     def _one_tree(self) -> bool:
         """Branch and bound from the goal downwards; False when nothing more can be gained."""
@@ -229,9 +230,3 @@ class Bracket:
         self.balls += 1
         ball = Ball(self.classifier.engine, self.nearness, self.center, radius, known)
         self.closest.propose(leaves.shrink(ball, self.run.stopped), "search")
-
-
-def form_minimisers(coeffs: torch.Tensor, ball: Ball) -> np.ndarray:
-    """Corners of the ball's box where each row of a form is smallest, float64 [S, N_in]."""
-    corners = torch.where(coeffs >= 0, ball.lower, ball.upper)
-    return corners.double().cpu().numpy()

@@ -70,7 +70,7 @@ class Closest:
         """Keep what is closer than the best among points [P, N_in] and the lines to them; True if any was."""
         if len(points) == 0:
             return False
-        points = self._snap(points)
+        points = self._snap(self.nearness.drawn_in(self.center, np.nan_to_num(points)))
         before = self.distance
         near = self.nearness.distance(self.center, points)
         # A proposal can only help where the line to it is wrong closer than the best known one.
@@ -194,7 +194,9 @@ class Victim:
 
 
 def _threat(nearness: Nearness) -> LpThreat:
-    return LpThreat(norm=nearness.norm, valid=nearness.valid, mask=nearness.mask, scale=nearness.scale)
+    return LpThreat(
+        norm=nearness.norm, valid=nearness.valid, mask=nearness.mask, scale=nearness.scale, also=nearness.also
+    )
 
 
 def _run(closest: Closest, victim: Victim, method: Attack, threat: LpThreat, seed: int) -> bool:

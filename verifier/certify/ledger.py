@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any, TextIO
 
-from verifier.certify.sweep import COLUMNS, Row
+from verifier.certify.rows import COLUMNS, Row
 from verifier.errors import SpecError
 
 RUN, ROWS, TABLE = "run.json", "samples.jsonl", "samples.csv"

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -184,4 +184,4 @@ def _rounded(nearness: Nearness, classifier: Classifier) -> Nearness:
         return sized
     dtype = classifier.graph.dtype
     valid = (float_floor(sized.valid[0], dtype), float_ceiling(sized.valid[1], dtype))
-    return Nearness(sized.norm, valid, sized.mask, sized.scale)
+    return replace(sized, valid=valid)

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from verifier.certify.sweep import Row
+from verifier.certify.rows import Row
+
+#: Reasons of rows that leave nothing open.
+_FINISHED = ("gap_reached", "whole_range", "proved_by_bounds", "proved_by_search", "counterexample")
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def summarise(rows: Sequence[Row], radii: Sequence[float] = ()) -> Summary:
     lower = np.array([row.lower if row.right else 0.0 for row in good])
     upper = np.array([row.upper if row.right else 0.0 for row in good])
     right = [row for row in good if row.right]
-    finished = [row for row in right if row.reason in ("gap_reached", "whole_range")]
+    finished = [row for row in right if row.reason in _FINISHED]
     positive = lower[(lower > 0) & np.isfinite(lower)]
 
     def mean(values: np.ndarray) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -39,16 +39,23 @@ class Nearness:
         valid: (lower, upper), float64 [N_in] each, or None for no limits.
         mask: bool [N_in], features that may move; None: all.
         scale: float64 [N_in] > 0, what counts as one unit of each feature; None: one.
+        also: further (p, eps), p in {1, 2, inf}, that hold at every radius: ||(x' - x) / scale||_p <= eps.
+            The set is then an intersection of balls. Proofs use the box of all of them and one l1 or l2
+            ball, that of `norm` before the others: exact for two constraints with a box among them, a
+            superset else. Counterexamples keep to every one.
     Raises:
-        SpecError: unknown norm, p = 0 without a valid range or with scales, scales that are not positive.
+        SpecError: unknown norm, p = 0 without a valid range or with scales, scales that are not positive,
+            a further norm twice or out of range.
     """
 
     norm: float = math.inf
     valid: tuple[np.ndarray, np.ndarray] | None = None
     mask: np.ndarray | None = None
     scale: np.ndarray | None = None
+    also: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:
+        self._check_also()
         if self.norm not in NORMS:
             raise SpecError(f"norm: expected 0, 1, 2 or inf, got {self.norm}")
         if self.norm == 0 and self.valid is None:
@@ -67,6 +74,16 @@ class Nearness:
                 raise SpecError("valid range: expected lower <= upper for every feature")
             object.__setattr__(self, "valid", (lower, upper))
 
+    def _check_also(self) -> None:
+        norms = [self.norm, *(p for p, _ in self.also)]
+        if len(set(norms)) < len(norms) or any(p not in NORMS[1:] for p in norms[1:]):
+            raise SpecError(
+                f"also: expected norms 1, 2 or inf, each once and other than {norm_name(self.norm)}, got "
+                f"{', '.join(norm_name(p) for p in norms[1:])}"
+            )
+        if not all(0 < eps < math.inf for _, eps in self.also):
+            raise SpecError(f"also: expected finite sizes > 0, got {', '.join(f'{eps:g}' for _, eps in self.also)}")
+
     def sized(self, features: int) -> Nearness:
         """The same with every array of length `features`; single numbers are repeated.
 
@@ -82,7 +99,7 @@ class Nearness:
             return np.repeat(value, features)
 
         valid = None if self.valid is None else (fit("valid", self.valid[0]), fit("valid", self.valid[1]))
-        return Nearness(self.norm, valid, fit("mask", self.mask), fit("scale", self.scale))  # type: ignore[arg-type]
+        return replace(self, valid=valid, mask=fit("mask", self.mask), scale=fit("scale", self.scale))  # type: ignore[arg-type]
 
     def check_center(self, x: np.ndarray) -> None:
         """Raise SpecError unless x [N_in] is finite and inside the valid range."""
@@ -104,11 +121,10 @@ class Nearness:
         Args:
             center: float64 [N_in]. radius: finite, >= 0.
         """
-        if self.norm == 0:
-            reach = np.full_like(center, np.inf)
-        else:
-            unit = np.ones_like(center) if self.scale is None else self.scale
-            reach = np.nextafter(radius * unit, np.inf)
+        unit = np.ones_like(center) if self.scale is None else self.scale
+        # No coordinate of a vector exceeds its norm, so every ball lies in a box of its own radius.
+        sizes = [eps for _, eps in self.also] + ([radius] if self.norm != 0 else [])
+        reach = np.nextafter(min(sizes, default=np.inf) * unit, np.inf)
         if radius == 0:
             reach = np.zeros_like(center)
         if self.mask is not None:
@@ -120,27 +136,34 @@ class Nearness:
             lower = np.minimum(np.maximum(lower, self.valid[0]), center)
             upper = np.maximum(np.minimum(upper, self.valid[1]), center)
         ball = None
-        if not math.isinf(self.norm):
-            scale = np.ones_like(center) if self.scale is None else self.scale
+        norm, size = next(((p, e) for p, e in ((self.norm, radius), *self.also) if not math.isinf(p)), (math.inf, 0.0))
+        if not math.isinf(norm):
             # A feature that cannot move contributes nothing, whatever its unit: a tiny one says so to the bounds.
-            scale = np.where(moves, scale, 2.0**-500)
-            ball = Ball(center, float(radius), self.norm, None if self.norm == 0 else scale)
+            scale = np.where(moves, unit, 2.0**-500)
+            ball = Ball(center, float(size), norm, None if norm == 0 else scale)
         return InputSet(lower, upper, ball=ball)
 
     def distance(self, center: np.ndarray, points: np.ndarray) -> np.ndarray:
         """How far points [P, N_in] are from the center, [P], never rounded down."""
-        step = np.abs(points - center)
-        if self.norm == 0:
-            return np.count_nonzero(step, axis=1).astype(np.float64)
-        step = step if self.scale is None else step / self.scale
-        size = np.linalg.norm(step, ord=self.norm, axis=1)
-        return np.where(size > 0, size * (1 + (points.shape[1] + 8) * 2.0**-52), 0.0)
+        return self._length(points - center, self.norm)
+
+    def _length(self, steps: np.ndarray, norm: float) -> np.ndarray:
+        """The norm of steps [P, N_in] in units of the scale, [P], never rounded down."""
+        size = np.abs(steps)
+        if norm == 0:
+            return np.count_nonzero(size, axis=1).astype(np.float64)
+        size = size if self.scale is None else size / self.scale
+        found = np.linalg.norm(size, ord=norm, axis=1)
+        return np.where(found > 0, found * (1 + (steps.shape[1] + 8) * 2.0**-52), 0.0)
 
     def holds(self, center: np.ndarray, point: np.ndarray) -> bool:
         """True when the point [N_in] is valid and equals the center outside the mask."""
         if not np.all(np.isfinite(point)):
             return False
         if self.mask is not None and np.any((point != center) & ~self.mask):
+            return False
+        step = (point - center)[None]
+        if any(not self._length(step, p)[0] <= eps for p, eps in self.also):
             return False
         return self.valid is None or bool(np.all((self.valid[0] <= point) & (point <= self.valid[1])))
 
@@ -150,11 +173,22 @@ class Nearness:
             points = np.clip(points, *self.valid)
         return points if self.mask is None else np.where(self.mask, points, center)
 
+    def drawn_in(self, center: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """Points [P, N_in] moved towards the center into the further balls, a little inside for later rounding."""
+        for p, eps in self.also:
+            size = self._length(points - center, p)
+            inside = (1 - 1e-6) * eps / np.where(size > 0, size, 1.0)
+            points = center + np.where(size > eps, inside, 1.0)[:, None] * (points - center)
+        return points
+
     def largest(self, center: np.ndarray) -> float:
         """A radius that holds every valid input; inf without a valid range."""
-        if self.valid is None:
+        if self.valid is None and not self.also:
             return math.inf
-        far = np.maximum(self.valid[1] - center, center - self.valid[0])
+        unit = np.ones_like(center) if self.scale is None else self.scale
+        far = np.nextafter(min((eps for _, eps in self.also), default=np.inf) * unit, np.inf)
+        if self.valid is not None:
+            far = np.minimum(far, np.maximum(self.valid[1] - center, center - self.valid[0]))
         if self.mask is not None:
             far = np.where(self.mask, far, 0.0)
         return float(self.distance(center, (center + far)[None])[0])
@@ -171,6 +205,8 @@ class Nearness:
                 math.inf: "the change of every single feature",
             }[self.norm] + " stays within the radius"
         parts = [f"{name}: {what}"]
+        if self.also:
+            parts.append("within " + " and ".join(f"{eps:g} in {norm_name(p)}" for p, eps in self.also) + " as well")
         if self.scale is not None:
             parts.append("changes are measured in the given unit of each feature")
         if self.mask is not None:

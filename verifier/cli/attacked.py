@@ -1,14 +1,27 @@
-"""What `poison` and `backdoor` share: the parts of the data, the measurement, the folder, the page."""
+"""What `poison` and `backdoor` share: options, order of work, data parts, measurement, folder, page."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from verifier.cli.training import out_folder, plain, print_table, progress, recipe_of, write_results
+from verifier.cli.training import (
+    add_common_arguments,
+    add_recipe_arguments,
+    count_from_zero,
+    out_folder,
+    parts_of,
+    plain,
+    print_table,
+    progress,
+    recipe_of,
+    start,
+    write_results,
+)
 
 if TYPE_CHECKING:
     from verifier.data import Split
@@ -17,10 +30,21 @@ if TYPE_CHECKING:
     from verifier.training.poisoned import PoisonedDataset
 
 
-def add_outcome_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where the attacked data goes, and how it is measured."""
-    from verifier.cli.training import count_from_zero
+#: What a command does itself: (arguments, parts of the data, progress) -> the attacked training part.
+MakeAttack = Callable[[argparse.Namespace, "Split", Callable[[float, str], None]], "PoisonedDataset"]
 
+
+def run_attack(args: argparse.Namespace, attack: MakeAttack) -> int:
+    """Divide the data, attack the training part, save, measure."""
+    start(args)
+    parts = parts_of(args.data, args.seed)
+    with progress(args, args.attack) as tell:
+        attacked = attack(args, parts, tell)
+    return _finish(args, parts, attacked)
+
+
+def add_attacked_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where the attacked data goes, how it is measured and how models are trained."""
     parser.add_argument(
         "--out",
         required=True,
@@ -31,9 +55,11 @@ def add_outcome_arguments(parser: argparse.ArgumentParser) -> None:
         "--trials", type=count_from_zero, default=1, metavar="N",
         help="train N clean and N attacked models to measure the attack (default: 1; 0: do not train)",
     )  # fmt: skip
+    add_recipe_arguments(parser)
+    add_common_arguments(parser)
 
 
-def finish(args: argparse.Namespace, parts: Split, attacked: PoisonedDataset) -> int:
+def _finish(args: argparse.Namespace, parts: Split, attacked: PoisonedDataset) -> int:
     """Save, measure, print, and write the page."""
     from verifier.report.training_page import Section
     from verifier.training.architecture import save_model

@@ -17,17 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from verifier.cli.attacked import add_outcome_arguments, finish
+from verifier.cli.attacked import add_attacked_arguments, run_attack
 from verifier.cli.training import (
-    add_common_arguments,
     add_data_argument,
-    add_recipe_arguments,
     fraction,
-    parts_of,
     positive,
-    progress,
     recipe_of,
-    start,
 )
 from verifier.errors import SpecError
 
@@ -51,18 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--label", required=True, metavar="CLASS", help="class the trigger asks for")
     parser.add_argument("--rate", type=fraction, default=0.05, metavar="F", help="triggered rows over all rows")
     parser.add_argument("--strength", type=positive, metavar="S", help="of a blend, sinusoid or warp")
-    add_outcome_arguments(parser)
-    add_recipe_arguments(parser)
-    add_common_arguments(parser)
+    add_attacked_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Attack, save, measure."""
-    start(args)
-    parts = parts_of(args.data, args.seed)
-    with progress(args, args.attack) as tell:
-        attacked = _attack(args, parts, tell)
-    return finish(args, parts, attacked)
+    return run_attack(args, _attack)
 
 
 def _attack(args: argparse.Namespace, parts: Split, tell: Any) -> PoisonedDataset:

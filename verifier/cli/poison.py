@@ -14,19 +14,14 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from verifier.cli.attacked import add_outcome_arguments, finish
+from verifier.cli.attacked import add_attacked_arguments, run_attack
 from verifier.cli.training import (
-    add_common_arguments,
     add_data_argument,
-    add_recipe_arguments,
     count,
     count_from_zero,
     fraction,
-    parts_of,
     positive,
-    progress,
     recipe_of,
-    start,
 )
 from verifier.errors import SpecError
 
@@ -53,18 +48,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--radius", type=positive, metavar="E", help="largest change of a value, the data's units")
     parser.add_argument("--steps", type=count, metavar="N", help="optimisation steps of the attack")
     parser.add_argument("--surrogates", type=count, default=1, metavar="N", help="models the attacker trains")
-    add_outcome_arguments(parser)
-    add_recipe_arguments(parser)
-    add_common_arguments(parser)
+    add_attacked_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Attack, save, measure."""
-    start(args)
-    parts = parts_of(args.data, args.seed)
-    with progress(args, args.attack) as tell:
-        attacked = _targeted(args, parts, tell) if args.attack in TARGETED else _everywhere(args, parts, tell)
-    return finish(args, parts, attacked)
+    return run_attack(args, _attack)
+
+
+def _attack(args: argparse.Namespace, parts: Split, tell: Any) -> PoisonedDataset:
+    return (_targeted if args.attack in TARGETED else _everywhere)(args, parts, tell)
 
 
 def _surrogates(args: argparse.Namespace, parts: Split) -> list:

@@ -2,6 +2,7 @@
 
   verifier radius specs/onnx/fc.onnx --data digits --start 1500 --norm linf --samples 50 --out radii
   verifier radius net.onnx --data test.npz --norm l2 --method smoothing --sigma 0.5 --n 100000
+  verifier radius specs/onnx/fc.onnx --data digits --start 1500 --samples 20 --weights gemm_0
 
 Each radius is bracketed: the class provably stays up to the lower end, a replayed counterexample
 changes it at the upper end. With --out DIR every row is on disk at once (samples.csv, samples.jsonl),

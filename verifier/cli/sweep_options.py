@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from verifier.cli.parser import count, seconds
+from verifier.cli.transform_options import image_transforms, transforms_in_words
+from verifier.cli.weight_options import add_weight_arguments, moving_weights, weights_in_words
 from verifier.errors import SpecError
 
 if TYPE_CHECKING:
-    from verifier.certify.sweep import Plan, Row
+    from verifier.certify.plan import Plan
+    from verifier.certify.rows import Row
     from verifier.data import Dataset
 
 
@@ -38,9 +41,14 @@ def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
     )
     threat = parser.add_argument_group("what may change")
     threat.add_argument("--norm", default="linf", help="linf (default), l2, l1, or l0 (number of features)")
+    threat.add_argument(
+        "--also", action="append", default=[], metavar="NORM=EPS",
+        help="changes also stay within EPS in this norm, at every radius (repeatable): balls intersect",
+    )  # fmt: skip
     threat.add_argument("--mask", metavar="LIST", help="only these flat features may move: 0,5,10-20")
     threat.add_argument("--feature-scale", metavar="LIST", help="'range' of each feature, or one unit a feature")
     threat.add_argument("--target", metavar="CLASS", help="only this class counts as a mistake")
+    add_weight_arguments(parser)
     effort = parser.add_argument_group("effort")
     effort.add_argument("--timeout", type=seconds, default=30.0, metavar="S", help="seconds a sample (default: 30)")
     effort.add_argument("--effort", choices=("bounds", "slopes", "search"), default="search", help="default: search")
@@ -71,8 +79,18 @@ def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--plots", metavar="DIR", help="curves and histogram as PDF and PNG (needs matplotlib)")
 
 
-def run_sweep(args: argparse.Namespace, command: str, radii: tuple[float, ...], gap_rel: float) -> int:
-    """Analyse the samples, keep every row, print and write the summary."""
+def run_sweep(
+    args: argparse.Namespace,
+    command: str,
+    radii: tuple[float, ...],
+    gap_rel: float,
+    steps: tuple[str, ...] = (),
+) -> int:
+    """Analyse the samples, keep every row, print and write the summary.
+
+    Args:
+        steps: image transformations instead of a norm, as given with --transform.
+    """
     from verifier.certify.ledger import Ledger
     from verifier.certify.sweep import sweep
     from verifier.report.sweep_text import SampleProgress, print_summary
@@ -80,7 +98,7 @@ def run_sweep(args: argparse.Namespace, command: str, radii: tuple[float, ...], 
     if args.resume and args.out is None:
         raise SpecError("--resume: name the folder to go on with (--out DIR)")
     began = time.monotonic()
-    data, plan, x = _prepare(args, radii, gap_rel)
+    data, plan, x = _prepare(args, radii, gap_rel, steps)
     indices = _chosen(data, args)
     setup = _setup(args, command, data, plan, indices)
     setup["data"]["channels_last"] = bool((x[:16] != data.x[:16].reshape(len(x[:16]), -1)).any())
@@ -133,9 +151,13 @@ def _write(
             print(f"plot: {path}")
 
 
-def _prepare(args: argparse.Namespace, radii: tuple[float, ...], gap_rel: float) -> tuple[Dataset, Plan, Any]:
+def _prepare(
+    args: argparse.Namespace, radii: tuple[float, ...], gap_rel: float, steps: tuple[str, ...]
+) -> tuple[Dataset, Plan, Any]:
     """The data, the plan and the samples as flat inputs, everything checked against the network."""
-    from verifier.certify.sweep import Plan, Smoothing, arrange
+    from verifier.certify.placing import arrange
+    from verifier.certify.plan import Plan, Smoothing
+    from verifier.certify.radius import RadiusSettings
     from verifier.certify.threat import Nearness, parse_norm
     from verifier.data import open_dataset
     from verifier.graph.load import load_network
@@ -151,31 +173,39 @@ def _prepare(args: argparse.Namespace, radii: tuple[float, ...], gap_rel: float)
             f"--data: labels go up to {int(data.y.max())}, but the network has {graph.output_size} outputs, "
             f"classes 0 to {classes - 1}; give data with the network's own classes"
         )
+    transforms = image_transforms(args, steps, data, graph) if steps else None
+    weights = moving_weights(args)
     nearness = Nearness(
-        parse_norm(args.norm), _valid(args, data, graph), _mask(args.mask, x.shape[1]), _scale(args, x)
+        parse_norm(args.norm),
+        _valid(args, data, graph),
+        _mask(args.mask, x.shape[1]),
+        _scale(args, x),
+        _also(args.also),
     ).sized(x.shape[1])
     smoothing = Smoothing(args.noise, args.sigma, args.n, args.n0, args.alpha, args.order)
     if args.method == "smoothing":
         _smoothing_alone(args)
     plan = Plan(
-        network=args.network, nearness=nearness, radii=radii, timeout_s=args.timeout, gap_rel=gap_rel,
-        effort=args.effort, seed=args.seed, soundness=args.soundness, device=args.device, threads=args.threads,
+        network=args.network, nearness=nearness,
+        settings=RadiusSettings(gap_rel, args.timeout, args.effort, seed=args.seed, radii=radii),
+        soundness=args.soundness, device=args.device, threads=args.threads,
         smoothing=smoothing if args.method == "smoothing" else None,
-        target=None if args.target is None else data.label(args.target),
+        target=None if args.target is None else data.label(args.target), transforms=transforms,
+        weights=weights,
     )  # fmt: skip
     return data, plan, x
 
 
 def _smoothing_alone(args: argparse.Namespace) -> None:
-    for option in ("mask", "feature_scale", "target"):
-        if getattr(args, option) is not None:
+    for option in ("also", "mask", "feature_scale", "target"):
+        if getattr(args, option) not in (None, []):
             raise SpecError(
                 f"--{option.replace('_', '-')}: a smoothed certificate covers every direction; use --method proof"
             )
 
 
 def _valid(args: argparse.Namespace, data: Dataset, graph: Any) -> Any:
-    from verifier.certify.sweep import arrange
+    from verifier.certify.placing import arrange
 
     if args.valid == "none":
         return None
@@ -201,6 +231,20 @@ def _mask(text: str | None, size: int) -> Any:
             raise SpecError(f"--mask: expected features in 0..{size - 1} such as 0,5,10-20, got '{part}'")
         mask[int(first) : int(last or first) + 1] = True
     return mask
+
+
+def _also(texts: list[str]) -> tuple[tuple[float, float], ...]:
+    """(p, eps) from "linf=0.1"."""
+    from verifier.certify.threat import parse_norm
+
+    found = []
+    for text in texts:
+        name, _, eps = text.partition("=")
+        try:
+            found.append((parse_norm(name), float(eps)))
+        except ValueError:
+            raise SpecError(f"--also: expected NORM=EPS such as linf=0.1, got '{text}'") from None
+    return tuple(found)
 
 
 def _scale(args: argparse.Namespace, x: Any) -> Any:
@@ -238,16 +282,23 @@ def _setup(args: argparse.Namespace, command: str, data: Dataset, plan: Plan, in
     """What was asked and of what, for run.json and the report; "question" decides whether rows may be kept."""
     from verifier import __version__
     from verifier.certify.model_card import model_card
+    from verifier.certify.threat import norm_name
     from verifier.report.html import machine
 
-    near = plan.nearness
+    near, transforms, weights = plan.nearness, plan.transforms, plan.weights
     arrays = [a for a in (*(near.valid or ()), near.mask, near.scale) if a is not None]
     digest = hashlib.sha256(b"".join(a.tobytes() for a in arrays)).hexdigest()[:16]
     card = model_card(plan.network)
     question = {
-        "command": command, "network_sha256": card["sha256"], "data": data.fingerprint(), "norm": args.norm,
-        "threat": digest, "target": plan.target, "radii": list(plan.radii), "gap_rel": plan.gap_rel,
-        "timeout_s": plan.timeout_s, "effort": plan.effort, "seed": plan.seed, "soundness": plan.soundness,
+        "command": command, "network_sha256": card["sha256"], "data": data.fingerprint(),
+        "norm": args.norm if transforms is None else "parameter box",
+        "transforms": None if transforms is None else
+        {"steps": [*transforms.steps], "valid": [*transforms.valid], "any_order": transforms.any_order},
+        "weights": None if weights is None else {"only": [*weights.only], "relative": weights.relative},
+        "also": [[norm_name(p), eps] for p, eps in near.also],
+        "threat": digest, "target": plan.target, "radii": list(plan.settings.radii), "gap_rel": plan.settings.gap_rel,
+        "timeout_s": plan.settings.timeout_s, "effort": plan.settings.effort, "seed": plan.settings.seed,
+        "soundness": plan.soundness,
         "smoothing": None if plan.smoothing is None else vars(plan.smoothing),
         "samples": args.samples, "start": args.start,
     }  # fmt: skip
@@ -258,9 +309,15 @@ def _setup(args: argparse.Namespace, command: str, data: Dataset, plan: Plan, in
             "name": data.name, "source": str(args.data), "rows": len(data), "shape": list(data.shape),
             "kind": data.kind, "classes": list(data.classes), "samples": len(indices),
         },
-        "threat": near.words(),
+        "threat": _threat_in_words(plan, args.norm),
         "version": __version__,
         "machine": machine(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "reproduce": shlex.join(["verifier", *sys.argv[1:]]),
     }  # fmt: skip
+
+
+def _threat_in_words(plan: Plan, norm: str) -> str:
+    if plan.transforms is not None:
+        return transforms_in_words(plan.transforms)
+    return plan.nearness.words() if plan.weights is None else weights_in_words(plan.weights, norm)

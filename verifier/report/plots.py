@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from verifier.certify.sweep import Row
+from verifier.certify.rows import Row
 from verifier.errors import SpecError
 from verifier.report.chart import ATTACKED, PROVED
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, StrictUndefined
 
+from verifier.certify.rows import Row
 from verifier.certify.summary import curve_radii, shares_at, summarise
-from verifier.certify.sweep import Row
 from verifier.outcome import Soundness
 from verifier.report.chart import ATTACKED, PROVED, Curve, histogram, line_chart
 from verifier.report.picture import difference_png, intensity_png
@@ -39,7 +39,14 @@ def facts(setup: dict[str, Any], rows: Sequence[Row], seconds: float) -> dict[st
             f"share of {smoothing['alpha']:g} may be wrong"
         )
     else:
-        strength = f"proofs: {level.message}; counterexamples: replayed in the deployed program"
+        moved = question.get("weights") is not None
+        where = "the graph with its weights moved, in the program's arithmetic" if moved else "the deployed program"
+        strength = f"proofs: {level.message}; counterexamples: replayed in {where}"
+        if question.get("transforms") is not None:
+            strength += (
+                "; transformations: proofs hold for them in real arithmetic and for every program whose pixels "
+                "differ from that by rounding alone"
+            )
     radii = curve_radii(rows)
     shares = [shares_at(rows, float(r)) for r in radii]
     return {
@@ -63,6 +70,11 @@ def _method(question: dict[str, Any]) -> str:
     if smoothing is not None:
         order = ", the gradient of the vote included" if smoothing["order"] else ""
         return f"randomised smoothing with {smoothing['noise']} noise, Clopper-Pearson bounds{order}"
+    if question.get("transforms") is not None:
+        return (
+            "the transformations as layers in front of the network, branch and bound over their parameters; "
+            "attacks over the same parameters (grid and gradients) from above"
+        )
     how = {
         "bounds": "linear bounds of the whole ball",
         "slopes": "linear bounds with optimised slopes",
@@ -100,7 +112,9 @@ def render(found: dict[str, Any], rows: Sequence[Row], x: np.ndarray) -> str:
     return environment.from_string(template).render(
         f=found,
         sampled=found["question"]["smoothing"] is not None,
-        unit="features" if found["question"]["norm"] == "l0" else "input units",
+        transforms=found["question"].get("transforms") is not None,
+        weights=found["question"].get("weights") is not None,
+        unit=_unit(found["question"]),
         norm=found["question"]["norm"],
         curve=_curve(found),
         histograms=_histograms(good, classes),
@@ -111,6 +125,14 @@ def render(found: dict[str, Any], rows: Sequence[Row], x: np.ndarray) -> str:
         shares=found["summary"]["shares"],
         operators=", ".join(f"{name} ×{n}" for name, n in found["model"]["operators"].items()),
     )
+
+
+def _unit(question: dict[str, Any]) -> str:
+    if question.get("transforms") is not None:
+        return "shares of the parameter box"
+    if question.get("weights") is not None:
+        return "norms of each tensor" if question["weights"]["relative"] else "the weights' own units"
+    return "features" if question["norm"] == "l0" else "input units"
 
 
 def _curve(found: dict[str, Any]) -> Any:

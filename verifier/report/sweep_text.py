@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from verifier.certify.rows import Row
 from verifier.certify.summary import summarise
-from verifier.certify.sweep import Row
 
 
 class SampleProgress:

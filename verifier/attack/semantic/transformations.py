@@ -2,7 +2,8 @@
 
 Each is a record: the names of its parameters, their identity values, the usual search box and a
 torch function (images [R, C, H, W], parameters [R, P]) -> images. All but the geometric ones are
-affine in the image for fixed parameters, so the same formulas serve as layers of a network.
+affine in the image for fixed parameters. `certify/semantic` builds the same formulas as graph nodes, for
+proofs over all parameters of a box; a test holds the two together.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -53,7 +55,7 @@ class Transformation:
 
 
 # BT.601 luma; YIQ rotations keep it, so hue changes do not change brightness
-_LUMA = (0.299, 0.587, 0.114)
+LUMA = (0.299, 0.587, 0.114)
 _TO_IQ = ((0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 
 
@@ -80,19 +82,24 @@ def _spatial(x: Tensor, p: Tensor) -> Tensor:
 def _grey(x: Tensor) -> Tensor:
     if x.shape[1] == 1:
         return x
-    weights = torch.tensor(_LUMA, device=x.device, dtype=x.dtype)
+    weights = torch.tensor(LUMA, device=x.device, dtype=x.dtype)
     return torch.einsum("c,rchw->rhw", weights, x)[:, None]
+
+
+def hue_matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A, B, C, float64 [3, 3]: (A + cos(angle) B + sin(angle) C) turns the chroma plane of RGB colours."""
+    to_yiq = np.array([LUMA, *_TO_IQ])
+    back = np.linalg.inv(to_yiq)
+    turns = (np.diag([1.0, 0.0, 0.0]), np.diag([0.0, 1.0, 1.0]), np.array([[0, 0, 0], [0, 0, -1.0], [0, 1.0, 0]]))
+    still, with_cos, with_sin = (back @ turn @ to_yiq for turn in turns)
+    return still, with_cos, with_sin
 
 
 def _hue(x: Tensor, p: Tensor) -> Tensor:
     """Rotate the chroma plane of YIQ by p[:, 0] radians."""
-    to_iq = torch.tensor(_TO_IQ, device=x.device, dtype=x.dtype)
-    to_yiq = torch.cat([torch.tensor([_LUMA], device=x.device, dtype=x.dtype), to_iq])
-    back = torch.linalg.inv(to_yiq)
-    cos, sin, one = torch.cos(p[:, 0]), torch.sin(p[:, 0]), torch.ones_like(p[:, 0])
-    zero = torch.zeros_like(one)
-    turn = torch.stack([torch.stack(r, 1) for r in ((one, zero, zero), (zero, cos, -sin), (zero, sin, cos))], dim=1)
-    return torch.einsum("rij,rjhw->rihw", back @ turn @ to_yiq, x)
+    still, with_cos, with_sin = (torch.as_tensor(m, device=x.device).to(x.dtype) for m in hue_matrices())
+    cos, sin = (wave(p[:, 0])[:, None, None] for wave in (torch.cos, torch.sin))
+    return torch.einsum("rij,rjhw->rihw", still + cos * with_cos + sin * with_sin, x)
 
 
 def _over(value: Tensor) -> Tensor:

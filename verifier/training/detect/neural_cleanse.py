@@ -12,35 +12,30 @@ from torch.nn import functional
 from verifier.data import Dataset
 from verifier.errors import SpecError
 from verifier.training.backdoor.trigger import Patch
-from verifier.training.detect.anomaly import anomaly_indices
+from verifier.training.detect.anomaly import FEW, Outliers, anomaly_indices
+from verifier.training.detect.masked import Descent, Pattern, step_down
 from verifier.training.predict import device_of, frozen
 from verifier.training.train import Progress
 
 
 @dataclass(frozen=True)
-class Cleanse:
-    """Settings of the search.
+class Cleanse(Descent):
+    """Settings of the search, beside those of every descent.
 
     Attributes:
-        steps: of Adam.
         rows: clean rows used a step, all of them if fewer.
-        learning_rate: of Adam on the unconstrained mask and pattern.
         success: fraction of rows a mask must send to the class to count.
         patience: steps between changes of the mask's weight.
         threshold: anomaly index above which a class is flagged.
         ratio: with fewer than five classes, where the index means little: a class is flagged
             when its mask is smaller than this fraction of the median of the others.
-        seed: of the starts and batches.
     """
 
-    steps: int = 300
     rows: int = 64
-    learning_rate: float = 0.1
     success: float = 0.99
     patience: int = 5
     threshold: float = 2.0
     ratio: float = 0.35
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -106,31 +101,23 @@ class _Search:
         self.x, self.y = (torch.tensor(part, device=self.device) for part in (clean.x, clean.y))
         self.generator = torch.Generator().manual_seed(settings.seed)
         mask_shape = (1, *clean.shape[1:]) if clean.kind == "image" else clean.shape
-        self.raw_mask = self._start(mask_shape, -1.0)
-        self.raw_pattern = self._start(clean.shape, 0.0)
-        lower, upper = (
-            torch.tensor(np.broadcast_to(end, clean.shape).copy(), device=self.device) for end in clean.valid
-        )
-        self.lower, self.span = lower, upper - lower
-        self.optimizer = torch.optim.Adam([self.raw_mask, self.raw_pattern], settings.learning_rate, betas=(0.5, 0.9))
+        self.free = [self._start(mask_shape, -1.0), self._start(clean.shape, 0.0)]
+        self.pattern = Pattern(clean.valid, clean.shape, self.device)
+        self.optimizer = torch.optim.Adam(self.free, settings.learning_rate, betas=(0.5, 0.9))
         self.weight = torch.full((self.classes,), 1e-2, device=self.device)
         self.streak = torch.zeros(self.classes, device=self.device)
         self.best_norm = torch.full((self.classes,), float("inf"), device=self.device)
-        self.best_mask, self.best_pattern = (part.detach().clone() for part in self.current())
+        self.best_mask, self.best_pattern = (part.detach().clone() for part in self.pattern.read(*self.free))
         self.reached = torch.zeros(self.classes, device=self.device)
 
     def _start(self, shape: tuple[int, ...], mean: float) -> Tensor:
         noise = 0.1 * torch.randn((self.classes, *shape), generator=self.generator)
         return (mean + noise).to(self.device).requires_grad_(True)
 
-    def current(self) -> tuple[Tensor, Tensor]:
-        """Masks in [0, 1] and patterns in the valid range."""
-        return torch.sigmoid(self.raw_mask), self.lower + self.span * torch.sigmoid(self.raw_pattern)
-
     def step(self) -> None:
         """One step of every class on its own batch of rows of other classes."""
         x, own = self._batch()
-        mask, pattern = self.current()
+        mask, pattern = self.pattern.read(*self.free)
         shown = x * (1 - mask[:, None]) + pattern[:, None] * mask[:, None]
         out = self.model(shown.flatten(0, 1)).reshape(*x.shape[:2], -1)
         wanted = torch.arange(self.classes, device=self.device)[:, None].expand(x.shape[:2])
@@ -138,11 +125,9 @@ class _Search:
         norms = mask.flatten(1).sum(dim=1)
         counts = own.sum(dim=1).clamp(min=1)
         total = ((losses * own).sum(dim=1) / counts + self.weight * norms).sum()
-        self.optimizer.zero_grad()
-        self.raw_mask.grad, self.raw_pattern.grad = torch.autograd.grad(total, [self.raw_mask, self.raw_pattern])
         hits = ((out.argmax(dim=2) == wanted) * own).sum(dim=1) / counts
         self._remember(hits, norms.detach(), mask.detach(), pattern.detach())
-        self.optimizer.step()
+        step_down(self.optimizer, self.free, total)
 
     def _batch(self) -> tuple[Tensor, Tensor]:
         """Rows [C, n, *shape] and whether each is outside its class, [C, n]; the same rows for all classes."""
@@ -181,10 +166,12 @@ def _judged(search: _Search, settings: Cleanse) -> CleanseResult:
 
 def flag_small(norms: np.ndarray, settings: Cleanse) -> tuple[tuple[int, ...], str]:
     """Classes whose mask is an outlier on the small side, smallest first, and the rule in words."""
-    order = np.argsort(norms, kind="stable")
-    if len(norms) < 5:
-        small = [int(k) for k in order if norms[k] < settings.ratio * np.median(np.delete(norms, k))]
-        return tuple(small), f"mask below {settings.ratio:g} of the others' median (too few classes for an index)"
-    indices = anomaly_indices(norms)
-    flagged = tuple(int(k) for k in order if indices[k] < -settings.threshold)
-    return flagged, f"anomaly index of the mask size above {settings.threshold:g} on the small side"
+    rule = Outliers(settings.threshold, settings.ratio)
+    few = len(norms) < FEW
+    said = (
+        f"mask below {settings.ratio:g} of the others' median (too few classes for an index)"
+        if few
+        else (f"anomaly index of the mask size above {settings.threshold:g} on the small side")
+    )
+    small = rule.small(norms)
+    return tuple(int(k) for k in np.argsort(norms, kind="stable") if small[k]), said

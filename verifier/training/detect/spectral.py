@@ -8,7 +8,7 @@ import numpy as np
 from torch import nn
 
 from verifier.data import Dataset
-from verifier.training.detect.anomaly import anomaly_indices
+from verifier.training.detect.anomaly import Outliers
 from verifier.training.detect.class_features import EARLY_WHITENED, Reading, class_features, layer_in_words
 from verifier.training.detect.rows import RowScores
 
@@ -58,20 +58,13 @@ def spectral_signatures(data: Dataset, model: nn.Module, settings: Spectral | No
         groups.append(rows)
         tops.append(top)
     limit = int(np.ceil(1.5 * settings.expected * len(data)))
-    for rows, suspected in zip(groups, _suspected(np.array(tops), settings), strict=True):
+    for rows, suspected in zip(groups, Outliers(settings.index, settings.ratio).large(np.array(tops)), strict=True):
         drop = rows[np.argsort(-scores[rows], kind="stable")[: min(limit, len(rows) // 2)]]
         if settings.rule == "budget":
             flagged[drop] = True
         elif suspected:
             flagged[drop] = scores[drop] > settings.cut
     return RowScores("spectral signatures", scores, flagged, layer_in_words(model, settings.reading))
-
-
-def _suspected(tops: np.ndarray, settings: Spectral) -> np.ndarray:
-    if len(tops) < 5:
-        others = np.array([np.median(np.delete(tops, k)) if len(tops) > 1 else np.inf for k in range(len(tops))])
-        return tops > settings.ratio * others
-    return anomaly_indices(tops) > settings.index
 
 
 def top_projection(points: np.ndarray) -> tuple[np.ndarray, float]:

@@ -11,33 +11,28 @@ from torch.nn import functional
 
 from verifier.data import Dataset
 from verifier.errors import SpecError
+from verifier.training.detect.masked import Descent, Pattern, lay_over, step_down
 from verifier.training.predict import device_of, features_of, frozen
 from verifier.training.train import Progress
 
 
 @dataclass(frozen=True)
-class LimitedData:
-    """Settings of DL-TND.
+class LimitedData(Descent):
+    """Settings of DL-TND, beside those of every descent (`steps` for each of both perturbations).
 
     Attributes:
-        steps: of Adam, for both perturbations.
-        learning_rate: of Adam on the unconstrained mask and pattern.
         sparsity: weight of |mask|_1.
         margin: logit margin beyond which an attack gains nothing.
         threshold: median cosine above which a class may be flagged.
         ratio: its universal mask must also be below this share of the next smallest class's mask,
             see `limited_data`. Set on three backdoored and three clean digit classifiers, whose
             shares were 0.60 to 0.64 and 0.82 to 0.89.
-        seed: of the starts and of the sample of each class.
     """
 
-    steps: int = 300
-    learning_rate: float = 0.1
     sparsity: float = 0.05
     margin: float = 1.0
     threshold: float = 0.9
     ratio: float = 0.72
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -78,9 +73,9 @@ def limited_data(
     device = device_of(model)
     x, y = x.to(device), y.to(device)
     classes = len(clean.classes)
-    bounds = tuple(torch.tensor(np.broadcast_to(end, clean.shape).copy(), device=device) for end in clean.valid)
+    pattern = Pattern(clean.valid, clean.shape, device)
     with frozen(model):
-        search = _Perturbations(model, x, bounds, settings)
+        search = _Perturbations(model, x, pattern, settings)
         universal, sizes = search.find(
             classes, lambda out: _universal_loss(out, y, classes, settings.margin), shared=True
         )
@@ -138,9 +133,8 @@ def _targeted_loss(out: Tensor, y: Tensor, classes: int, margin: float) -> Tenso
 class _Perturbations:
     """Sparse masked perturbations of n samples for all C classes at once."""
 
-    def __init__(self, model: nn.Module, x: Tensor, bounds: tuple[Tensor, ...], settings: LimitedData):
-        self.model, self.x, self.settings = model, x, settings
-        self.lower, self.span = bounds[0], bounds[1] - bounds[0]
+    def __init__(self, model: nn.Module, x: Tensor, pattern: Pattern, settings: LimitedData):
+        self.model, self.x, self.pattern, self.settings = model, x, pattern, settings
 
     def find(self, classes: int, loss, *, shared: bool) -> tuple[Tensor, np.ndarray]:
         """Perturbed samples [C, n, *shape] and mask sizes [C]; `shared`: one for all samples of a class."""
@@ -154,36 +148,30 @@ class _Perturbations:
             perturbed, mask = self._apply(raw)
             out = self.model(perturbed.flatten(0, 1)).reshape(classes, len(self.x), -1)
             total = (loss(out) + s.sparsity * mask.flatten(2).sum(dim=2).mean(dim=1)).sum()
-            for part, gradient in zip(raw, torch.autograd.grad(total, raw), strict=True):
-                part.grad = gradient
-            optimizer.step()
+            step_down(optimizer, raw, total)
         perturbed, mask = self._apply(raw)
         return perturbed.detach(), mask.detach().flatten(2).sum(dim=2).mean(dim=1).double().cpu().numpy()
 
     def _apply(self, raw: list[Tensor]) -> tuple[Tensor, Tensor]:
-        mask, pattern = torch.sigmoid(raw[0]), self.lower + self.span * torch.sigmoid(raw[1])
-        return self.x[None] * (1 - mask) + pattern * mask, mask
+        mask, pattern = self.pattern.read(*raw)
+        return lay_over(self.x[None], mask, pattern), mask
 
 
 @dataclass(frozen=True)
-class DataFree:
-    """Settings of DF-TND.
+class DataFree(Descent):
+    """Settings of DF-TND, beside those of every descent.
 
     Attributes:
         starts: random inputs the activations are maximised from.
-        steps: of Adam.
-        learning_rate: of Adam.
         sparsity: weight of |mask|_1.
         threshold: how many times the second largest mean rise of a logit the largest must be.
-        seed: of the starts.
     """
 
-    starts: int = 20
     steps: int = 200
     learning_rate: float = 0.05
+    starts: int = 20
     sparsity: float = 0.02
     threshold: float = 3.0
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -215,9 +203,9 @@ def data_free(
     settings = settings or DataFree()
     device = device_of(model)
     generator = torch.Generator().manual_seed(settings.seed)
-    lower, upper = (torch.tensor(np.broadcast_to(end, shape).copy(), device=device) for end in valid)
+    pattern = Pattern(valid, shape, device)
     count = settings.starts
-    noise = lower + (upper - lower) * torch.rand((count, *shape), generator=generator).to(device)
+    noise = pattern.lower + pattern.span * torch.rand((count, *shape), generator=generator).to(device)
     with frozen(model):
         width = features_of(model, noise[:1]).shape[1]
         raw = [
@@ -228,13 +216,11 @@ def data_free(
         raw = [part.requires_grad_(True) for part in raw]
         optimizer = torch.optim.Adam(raw, settings.learning_rate)
         for step in range(settings.steps):
-            mask = torch.sigmoid(raw[0])
-            shown = noise * (1 - mask) + (lower + (upper - lower) * torch.sigmoid(raw[1])) * mask
+            mask, picture = pattern.read(raw[0], raw[1])
+            shown = lay_over(noise, mask, picture)
             gain = (raw[2].softmax(dim=1) * features_of(model, shown)).sum(dim=1)
             total = (settings.sparsity * mask.flatten(1).sum(dim=1) - gain).sum()
-            for part, gradient in zip(raw, torch.autograd.grad(total, raw), strict=True):
-                part.grad = gradient
-            optimizer.step()
+            step_down(optimizer, raw, total)
             if progress is not None and step % 20 == 19:
                 progress((step + 1) / settings.steps, f"activation {float(gain.detach().mean()):.2f}")
         with torch.no_grad():

@@ -1,0 +1,65 @@
+"""The methods that are bound propagation: intervals, one backward pass, optimised slopes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from verifier.errors import UnsupportedOperator
+from verifier.tighten.method_result import MethodSettings
+from verifier.tighten.propagated import Bounded, Propagated
+
+
+@dataclass(frozen=True)
+class Task:
+    """One case: its propagated bounds, rows [S, N_out], settings and the seconds left."""
+
+    state: Propagated
+    coeffs: np.ndarray
+    settings: MethodSettings
+    left_s: float | None
+
+
+#: Lower bounds [S], seconds of the stages used (counted once per case), and how it ended.
+Answer = tuple[np.ndarray, float, tuple[str, ...]]
+
+
+def interval_pass(task: Task) -> Answer:
+    """Interval propagation."""
+    return task.state.interval_rows(task.coeffs), 0.0, ()
+
+
+def backward_pass(stage: str) -> Callable[[Task], Answer]:
+    """One backward pass with the planes of a stage, intersected with intervals as its bounds are."""
+
+    def run(task: Task) -> Answer:
+        known = stage in task.state.computed
+        bounded: Bounded = getattr(task.state, stage)()
+        found = task.state.rows(bounded, task.coeffs)
+        return np.maximum(found, task.state.interval_rows(task.coeffs)), bounded.seconds if known else 0.0, ()
+
+    return run
+
+
+def fast_lin(task: Task) -> Answer:
+    """Parallel lines, for relu alone.
+
+    Raises:
+        UnsupportedOperator: another nonlinearity.
+    """
+    graph = task.state.graph
+    for name in task.state.engine.network.relaxed:
+        if graph[name].op != "Relu":
+            raise UnsupportedOperator(graph[name].op, name, "Fast-Lin knows relu only; use cnn-cert or crown")
+    return backward_pass("parallel")(task)
+
+
+def alpha(task: Task) -> Answer:
+    """Optimised slopes, in intermediate layers too."""
+    known = "alpha" in task.state.computed
+    bounded = task.state.alpha()
+    found = task.state.optimised_rows(bounded, task.coeffs, task.settings.iterations)
+    found = np.maximum(found, backward_pass("crown")(task)[0])
+    return found, bounded.seconds if known else 0.0, ()
