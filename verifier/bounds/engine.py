@@ -57,9 +57,7 @@ class BoxEngine(Protocol):
     soundness: Soundness
     name: str
 
-    def bound_boxes(
-        self, lower: np.ndarray, upper: np.ndarray, rows: np.ndarray, *, refine: bool = True
-    ) -> BoxBounds:
+    def bound_boxes(self, lower: np.ndarray, upper: np.ndarray, rows: np.ndarray, *, refine: bool = True) -> BoxBounds:
         """Bounds of rows [S, N_out] over boxes lower, upper [B, N_in].
 
         Args:

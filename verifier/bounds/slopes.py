@@ -140,9 +140,7 @@ class Ascent:
         """Lower bounds [B, S], their form, the minimisers and the planes used."""
         planes = self.space.planes(self.box, free, fixed)
         splits = self.splits(beta) if self.splits is not None and beta is not None else None
-        form = backward(
-            self.network, self.start, self.box, planes, splits, rigorous=rigorous, keep_visits=keep_visits
-        )
+        form = backward(self.network, self.start, self.box, planes, splits, rigorous=rigorous, keep_visits=keep_visits)
         value, minimiser = concretize(form, self.lower, self.upper, self.shape)
         return value, form, minimiser, planes
 

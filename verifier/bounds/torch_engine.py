@@ -231,9 +231,7 @@ class TorchEngine:
                 mask.index_copy_(1, index[bent.any(0)], torch.ones_like(mask[:, : int(bent.any(0).sum())]))
         return mask.any(0).nonzero().squeeze(1)
 
-    def _refine(
-        self, name: str, found: Enclosed, lower: Tensor, upper: Tensor, shape: InputShape | None
-    ) -> None:
+    def _refine(self, name: str, found: Enclosed, lower: Tensor, upper: Tensor, shape: InputShape | None) -> None:
         box = found.box
         if self.network.interval_suffices(name) or (shape is None and self.network.interval_is_exact(name)):
             return
@@ -312,9 +310,7 @@ class TorchEngine:
         rows = max(row_count, 2 * max((self.network.graph[n].size for n in self.network.bounded), default=1))
         return max(1, self.memory_bytes // (rows * self.network.widest * width * 6))
 
-    def bound_boxes(
-        self, lower: np.ndarray, upper: np.ndarray, rows: np.ndarray, *, refine: bool = True
-    ) -> BoxBounds:
+    def bound_boxes(self, lower: np.ndarray, upper: np.ndarray, rows: np.ndarray, *, refine: bool = True) -> BoxBounds:
         """See BoxEngine. Boxes go in batches that fit the memory ceiling."""
         parts = []
         step = self.box_batch(rows.shape[0])

@@ -75,9 +75,7 @@ class Pace:
         self.refine = not 2.0 ** min(splits, 60.0) * quick_s <= full_s
         self._throughput = 0.0
         kind = "backward passes" if self.refine else "forward forms"
-        self.run.say(
-            "pace", f"{kind}: {full_s:.2g} s a box against {quick_s:.2g} s, worth about {splits:.1f} splits"
-        )
+        self.run.say("pace", f"{kind}: {full_s:.2g} s a box against {quick_s:.2g} s, worth about {splits:.1f} splits")
 
     def _margins(
         self, lower: np.ndarray, upper: np.ndarray, limits: np.ndarray, *, refine: bool
