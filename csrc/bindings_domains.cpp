@@ -72,7 +72,7 @@ py::dict bound(verifier::Domains<T>& self, const py::dict& given) {
     py::array_t<float> multiplier_out({full ? count : 0, depth});
     py::array_t<int32_t> candidates({full ? count : 0, static_cast<int64_t>(verifier::kCandidates)});
     const verifier::RowJob job{
-        count, given["iterations"].cast<int64_t>(), given["rigorous"].cast<bool>(), stage == 0 ? rows.data() : nullptr, stage, spec.data(), limit.data(),
+        count, given["iterations"].cast<int64_t>(), given["pace"].cast<double>(), given["rigorous"].cast<bool>(), stage == 0 ? rows.data() : nullptr, stage, spec.data(), limit.data(),
         slope_row.data(), domain.data(), kept ? slopes.data() : nullptr, depth, split.data(), sign.data(),
         multiplier.data(), more ? extra.data() : nullptr, more ? extra_sign.data() : nullptr, value.mutable_data(),
         full ? slopes_out.mutable_data() : nullptr, full ? multiplier_out.mutable_data() : nullptr,

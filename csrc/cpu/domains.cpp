@@ -284,7 +284,7 @@ void Domains<T>::bound_stage(int index, int64_t iterations, Clock clock) {
         const Route<T> route(root.net, sources_of(root.net, index, part));
         std::vector<double> lower(part.size()), upper(part.size());
         NeuronJob job{};
-        job.stage = index, job.count = static_cast<int64_t>(part.size()), job.neurons = part.data(), job.iterations = iterations;
+        job.stage = index, job.count = static_cast<int64_t>(part.size()), job.neurons = part.data(), job.iterations = iterations, job.pace = 1;
         job.lower = lower.data(), job.upper = upper.data();
         network_.isa_.bound_neurons(root, route.stages(), mine.threads[thread]->block, job, clock);
         for (size_t k = 0; k < part.size(); ++k) {
@@ -329,7 +329,7 @@ bool Domains<T>::cut_off_stage(int index, const CutOff& cut, const std::vector<i
     parallel_for((count + size - 1) / size, threads_, [&](int thread, int64_t item) {
         if (clock.over()) return;
         const int64_t begin = item * size, part = std::min(size, count - begin);
-        const NeuronJob job{index, part, neurons.data() + begin, iterations, lower.data() + begin, upper.data() + begin,
+        const NeuronJob job{index, part, neurons.data() + begin, iterations, 1, lower.data() + begin, upper.data() + begin,
                             cut.row, cut.limit, scale.data() + 2 * begin, cut.slopes.empty() ? nullptr : cut.slopes.data(),
                             known.data() + 2 * begin, found.data() + 2 * begin * open_count(),
                             static_cast<int64_t>(cut.split.size()), cut.split.data(), cut.sign.data()};

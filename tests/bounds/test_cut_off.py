@@ -54,7 +54,7 @@ def test_no_satisfying_point_escapes(seed: int, share: float) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_no_satisfying_point_escapes_below_splits(seed: int) -> None:
-    graph, row, domains, points, unsafe = dense_case(seed, 0.05)
+    graph, _, domains, points, unsafe = dense_case(seed, 0.05)
     batch = domains.bound(domains.initial(np.zeros(1, np.int64)), 20, never).batch
     for _ in range(3):
         batch = domains.bound(domains.branch(batch), 8, never).batch

@@ -239,11 +239,16 @@ class Tree:
         if len(self.branches) > MOST_BRANCHES:
             near = np.zeros(len(left), dtype=bool)
         branch.frontier.put(left.select(~near))
-        branch.single.extend(left.select(np.array([k])) for k in np.flatnonzero(near))
+        nearest_last = np.flatnonzero(near)[left.margins[near].argsort()]
+        branch.single.extend(left.select(np.array([k])) for k in nearest_last)
 
     def _close(self, branch: _Branch) -> SplitResult | None:
         """Close one subdomain, or leave what remains of it to the branch or to a new one."""
         one = branch.single.pop()
+        first = float(one.margins[0])
+        if first < self.near:  # learned since it was put there
+            branch.frontier.put(one)
+            return None
         brief = Frontier(branch.domains)
         brief.put(one)
         end = time.monotonic() + BRIEF_SHARE * self._look_s
@@ -261,7 +266,7 @@ class Tree:
             branch.frontier.absorb(brief)
             return None
         self._spare[level] = own
-        first, begin = float(one.margins[0]), time.monotonic()
+        begin = time.monotonic()
         with self.run.stage("cut off"):
             bounds = self._look_closer(own, one)
         self._look_s = 0.5 * (self._look_s + time.monotonic() - begin)

@@ -8,19 +8,22 @@
 
 namespace verifier::VERIFIER_ISA {
 
+// First step of a multiplier, in units of the coefficients around it.
+constexpr double kMultiplierRate = 0.3;
+
 // Adam's constants of one step. Source: Kingma & Ba 2015, arXiv:1412.6980.
 template <typename T>
 struct AdamRate {
     T slope, multiplier, first, second;
-    explicit AdamRate(int64_t step) {
-        double decay = 1, first_power = 1, second_power = 1;
+    AdamRate(int64_t step, double pace) {
+        double decay = pace, first_power = 1, second_power = 1;
         for (int64_t k = 0; k <= step; ++k) {
             first_power *= 0.9;
             second_power *= 0.999;
             if (k < step) decay *= 0.97;
         }
         slope = static_cast<T>(0.25 * decay / (1 - first_power));
-        multiplier = static_cast<T>(0.1 * decay / (1 - first_power));
+        multiplier = static_cast<T>(kMultiplierRate * decay / (1 - first_power));
         second = static_cast<T>(1 / (1 - second_power));
         first = static_cast<T>(0.1);
     }
@@ -142,7 +145,7 @@ static void step_block(Block<T>& at, int64_t planes, const AdamRate<T>& rate) {
                 const T gradient = -split.sign * split.z;
                 split.mean += rate.first * (gradient - split.mean);
                 split.square = T(0.999) * split.square + T(0.001) * gradient * gradient;
-                split.multiplier += rate.multiplier * split.mean / (std::sqrt(split.square * rate.second) + T(1e-8));
+                split.multiplier += rate.multiplier * split.unit * split.mean / (std::sqrt(split.square * rate.second) + T(1e-8));
                 if (!(split.multiplier > 0)) split.multiplier = 0;
             }
     }
@@ -241,16 +244,42 @@ static int64_t retire_rows(Block<T>& at, int64_t active) {
     return open;
 }
 
+// Sets the splits' units: the mean size of the coefficients of kept neurons of their stage, of the last pass.
+template <typename T>
+static void measure_units(Block<T>& at) {
+    for (int s = 1; s <= at.top(); ++s) {
+        const CompactStage<T>& stage = at.net.stages[s];
+        const RouteStage& route = at.route[s];
+        for (int64_t r = 0; r < at.count; ++r) {
+            bool here = false;
+            for (int32_t k = 0; k < at.work.split_count[r]; ++k) here = here || at.meets(at.splits(r)[k], s);
+            if (!here) continue;
+            double sum = 0;
+            int64_t count = 0;
+            for (int64_t j = 0; j < route.bent_count; ++j) {
+                const int32_t kept = stage.kept[route.bent[j]];
+                if (kept < 0) continue;
+                sum += std::fabs(static_cast<double>(at.work.seen[at.at_kept(kept, r)]));
+                ++count;
+            }
+            const T unit = static_cast<T>(count > 0 && sum > 0 ? sum / count : 1.0);
+            for (int32_t k = 0; k < at.work.split_count[r]; ++k)
+                if (at.splits(r)[k].stage == s) at.splits(r)[k].unit = unit;
+        }
+    }
+}
+
 // Raises the bounds of a block's rows; each row keeps the best parameters it met and stops above its limit.
 template <typename T>
-static void ascend_block(Block<T>& at, int64_t iterations, const Clock& clock) {
+static void ascend_block(Block<T>& at, int64_t iterations, double pace, const Clock& clock) {
     BlockScratch<T>& work = at.work;
     int64_t active = at.count;
     for (int64_t step = 0; step < iterations; ++step) {
         bound_block<T, false>(at, active);
         keep_best(at, active);
+        if (step == 0) measure_units(at);
         if (step == iterations - 1 || clock.over()) break;
-        step_block(at, blocks_of(active, Lanes<T>::kCount), AdamRate<T>(step));
+        step_block(at, blocks_of(active, Lanes<T>::kCount), AdamRate<T>(step, pace));
         active = retire_rows(at, active);
         if (active == 0) break;
     }

@@ -33,7 +33,7 @@ static void start_from_slopes(Block<T>& at) {
 template <typename T>
 static SplitEntry<T> split_of(const Block<T>& at, const DomainRoot<T>& root, int32_t k, T sign, T multiplier) {
     const int32_t stage = root.open_stage[k];
-    return {stage, at.net.stages[stage].position[root.open_feature[k]], sign, multiplier, multiplier, 0, 0, 0, 0};
+    return {stage, at.net.stages[stage].position[root.open_feature[k]], sign, multiplier, multiplier, 0, 0, 0, 0, 1};
 }
 
 // Splits of row r of the block, number `number` of the job.
@@ -153,11 +153,11 @@ static void bound_domain_rows(const DomainRoot<T>& root, const RouteStage* route
                         output ? nullptr : job.spec, 0, 0};
     Block<T> at{root.net, root.states, route, work, target, count};
     load_rows(at, root, job, begin);
-    if (job.iterations > 0) ascend_block(at, job.iterations, clock);
+    if (job.iterations > 0) ascend_block(at, job.iterations, job.pace, clock);
     job.rigorous ? bound_block<T, true>(at, count) : bound_block<T, false>(at, count);
     for (int64_t r = 0; r < count; ++r) store_row(at, root, job, r);
     if (!job.candidates) return;
-    step_block<T, false>(at, at.planes(), AdamRate<T>(0));
+    step_block<T, false>(at, at.planes(), AdamRate<T>(0, 1));
     for (int64_t r = 0; r < count; ++r) propose_splits(at, root, r, job.candidates + static_cast<int64_t>(work.row[r]) * kCandidates);
 }
 
@@ -230,7 +230,7 @@ static void bound_neurons(const DomainRoot<T>& root, const RouteStage* route, Bl
         work.limit[r] = 0;
     }
     if (job.slopes && job.iterations > 0) start_from_slopes(at);
-    if (job.iterations > 0) ascend_block(at, job.iterations, clock);
+    if (job.iterations > 0) ascend_block(at, job.iterations, job.pace, clock);
     bound_block<T, true>(at, at.count);
     for (int64_t r = 0; r < at.count; ++r) {
         const int64_t k = work.row[r] / 2;

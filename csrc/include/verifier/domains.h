@@ -23,6 +23,7 @@ struct SplitEntry {
     int32_t stage, index;
     T sign, multiplier, best, mean, square;
     T coeff, z;  // coefficient on h, and z at the minimiser, of the pass under way
+    T unit;      // typical coefficient there, which the multiplier's steps are measured in
 };
 
 // What rows of neurons on the unsafe part of a box learn besides slopes: see NeuronJob.
@@ -71,6 +72,7 @@ struct NeuronJob {
     int64_t count;
     const int32_t* neurons;
     int64_t iterations;
+    double pace;
     double *lower, *upper;  // [count]
     const double* row;      // [n_out], or null for the whole box
     double limit;
@@ -86,6 +88,7 @@ struct NeuronJob {
 // Rows to bound: starts, and what to write. Null outputs are skipped.
 struct RowJob {
     int64_t count, iterations;
+    double pace;                // of the first step; 1 far from the optimum
     bool rigorous;
     const double* rows;         // [M, n_out]; null for rows +z and -z of neurons of `stage`
     int stage;
