@@ -113,6 +113,10 @@ class Linear(ABC):
         """Most numbers summed for one result, in `value` or in `transpose`; 0 when data only moves."""
         return 0
 
+    def summands(self, at: NodeTensors) -> int:
+        """Most numbers summed for one result of `value` alone, which is what the deployed program computes."""
+        return self.terms(at)
+
 
 class Elementwise(ABC):
     """y_i = f(x_i), nonlinear.

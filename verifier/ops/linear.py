@@ -55,6 +55,9 @@ class Dense(Linear):
     def terms(self, at: NodeTensors) -> int:
         return max(at.node.attrs["weight"].shape) + 1
 
+    def summands(self, at: NodeTensors) -> int:
+        return int(at.node.attrs["weight"].shape[0]) + 1
+
 
 class BlockDense(Linear):
     """One matrix per slice: x [..., K, in] -> [..., K, out]."""
@@ -70,6 +73,9 @@ class BlockDense(Linear):
 
     def terms(self, at: NodeTensors) -> int:
         return max(at.node.attrs["weight"].shape[1:])
+
+    def summands(self, at: NodeTensors) -> int:
+        return int(at.node.attrs["weight"].shape[1])
 
 
 def _fold(x: Tensor) -> Tensor:
@@ -116,9 +122,7 @@ class Conv(Linear):
         crop = begin if begin == end else (0,) * d
         sizes, kernel = at.input_shapes[0][2:], weight.shape[2:]
         # Rows of the padded input that no window reaches are missing at the far end.
-        reached = [
-            (at.shape[2 + i] - 1) * a["strides"][i] + a["dilations"][i] * (kernel[i] - 1) + 1 for i in range(d)
-        ]
+        reached = [(at.shape[2 + i] - 1) * a["strides"][i] + a["dilations"][i] * (kernel[i] - 1) + 1 for i in range(d)]
         short = [sizes[i] + begin[i] + end[i] - reached[i] for i in range(d)]
         simple = begin == end and all(s < max(a["strides"][i], a["dilations"][i]) for i, s in enumerate(short))
         x = _CONV_TRANSPOSE[d](
@@ -146,15 +150,16 @@ class Conv(Linear):
         window = at.node.attrs["weight"][0, 0].size
         return max(w[1] * window, w[0] // at.node.attrs["groups"] * window) + 1
 
+    def summands(self, at: NodeTensors) -> int:
+        return int(at.node.attrs["weight"][0].size) + 1
+
 
 class ConvTranspose(Linear):
     """Transposed convolution over [n, C, *spatial]."""
 
     def _apply(self, at: NodeTensors, x: Tensor, weight: Tensor) -> Tensor:
         a, d = at.node.attrs, weight.ndim - 2
-        y = _CONV_TRANSPOSE[d](
-            _fold(x), weight, None, tuple(a["strides"]), 0, 0, a["groups"], tuple(a["dilations"])
-        )
+        y = _CONV_TRANSPOSE[d](_fold(x), weight, None, tuple(a["strides"]), 0, 0, a["groups"], tuple(a["dilations"]))
         end = [a["output_padding"][i] - a["pads"][d + i] for i in range(d)]
         return _pad_ends(y, [-p for p in a["pads"][:d]], end).reshape(-1, *at.shape)
 
@@ -182,6 +187,10 @@ class ConvTranspose(Linear):
         w = at.node.attrs["weight"].shape
         window = at.node.attrs["weight"][0, 0].size
         return max(w[0] // at.node.attrs["groups"] * window, w[1] * window) + 1
+
+    def summands(self, at: NodeTensors) -> int:
+        w = at.node.attrs["weight"].shape
+        return w[0] // at.node.attrs["groups"] * at.node.attrs["weight"][0, 0].size + 1
 
 
 class Scale(Linear):
@@ -306,6 +315,9 @@ class Select(Linear):
     def terms(self, at: NodeTensors) -> int:
         """Largest multiplicity of an index, which is what `transpose` sums; 0 when data only moves."""
         return at.once("multiplicity", self._multiplicity)
+
+    def summands(self, at: NodeTensors) -> int:
+        return 0
 
     def _multiplicity(self, at: NodeTensors) -> int:
         counts = torch.bincount(at["indices"].reshape(-1) + 1)[1:]
