@@ -256,7 +256,7 @@ def _arrive(domain: _Domain, name: str, a: Tensor, sums: _Sums) -> Tensor:
             size = domain.box.magnitude(name) + split.point.abs()
             sums.error = sums.error + 4 * network.own_unit * _weigh(split.multiplier, size)
     if domain.rigorous:
-        sums.error = sums.error + _weigh(a.abs(), _slack(network, name, domain.box, domain.planes))
+        sums.error = sums.error + _weigh(a.abs(), element_slack(network, name, domain.box, domain.planes))
     return a
 
 
@@ -321,7 +321,7 @@ class Shortcut:
         return Shortcut(below, above, offset, error, magnitude, reach)
 
 
-def _slack(network: Network, name: str, box: Enclosure, planes: Mapping[str, Planes]) -> Tensor:
+def element_slack(network: Network, name: str, box: Enclosure, planes: Mapping[str, Planes]) -> Tensor:
     """Rounding slack per unit of coefficient on a node, the product with its planes' offsets included.
 
     [B, *shape], or [B, S, *shape] where the planes differ between rows.

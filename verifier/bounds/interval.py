@@ -137,15 +137,15 @@ def _widen(network: Network, lower: Tensor, upper: Tensor, by: Tensor) -> tuple[
 
 def _linear(network: Network, node: Node, box: Enclosure) -> tuple[Tensor, Tensor, Tensor]:
     rule, at = LINEAR[node.op], network.at[node.name]
-    terms = rule.terms(at)
     lows, highs = [box.lower[i] for i in node.inputs], [box.upper[i] for i in node.inputs]
-    if terms == 0 and at.extra_roundings == 0 and (node.op != "Constant"):
+    if rule.terms(at) == 0 and at.extra_roundings == 0 and (node.op != "Constant"):
         low = rule.value(at, lows)
         return low, rule.value(at, highs), torch.zeros_like(low)
-    own = gamma(terms + 4, network.own_unit)
-    fixed = node.attrs.get("deployed_error")
-    summands = rule.summands(at)
+    summands, fixed = rule.summands(at), node.attrs.get("deployed_error")
     roundings = summands + 1 + at.extra_roundings if summands or at.extra_roundings else 0  # else data only moves
+    own = gamma(roundings + 4, network.own_unit)
+    # What a backward pass loses here: its own sums, and the constants' roundings where they were fused.
+    carry = gamma(rule.carried(at) + 4, network.own_unit) + gamma(roundings, 2.0**-53)
     deployed = gamma(roundings, network.deployed_unit) * (1 + 4 * network.own_unit)
     constant = rule.constant_magnitude(at)
 
@@ -155,7 +155,7 @@ def _linear(network: Network, node: Node, box: Enclosure) -> tuple[Tensor, Tenso
         if constant is not None:
             total = total + constant
         # Sums of magnitudes are themselves rounded: 1 + 2 gamma covers it.
-        return (total * (1 + 2 * own) + (terms + 2) * network.tiny).broadcast_to(total.shape[0], *node.shape)
+        return (total * (1 + 2 * own) + (summands + 2) * network.tiny).broadcast_to(total.shape[0], *node.shape)
 
     def theirs(total: Tensor) -> Tensor:
         """Rounding of the deployed program, whatever the order of its sums."""
@@ -176,7 +176,7 @@ def _linear(network: Network, node: Node, box: Enclosure) -> tuple[Tensor, Tenso
             low = torch.where(negative == 0, low.clamp(min=0), low)
         low = low.masked_fill(low_size > network.largest, -torch.inf)
         high = high.masked_fill(high_size > network.largest, torch.inf)
-        return low, high, (theirs(size) + 3 * own * size).masked_fill(size > network.largest, torch.inf)
+        return low, high, (theirs(size) + carry * size).masked_fill(size > network.largest, torch.inf)
     centers, radii = [], []
     for low, high in zip(lows, highs, strict=True):
         finite = torch.isfinite(low) & torch.isfinite(high)
@@ -195,7 +195,7 @@ def _linear(network: Network, node: Node, box: Enclosure) -> tuple[Tensor, Tenso
             slack = torch.fmin(slack, _ordered_sums(network, at, lows[0], highs[0], constant, size))
     slack = slack.masked_fill(size > network.largest, torch.inf)  # some partial sum may overflow
     lower, upper = _widen(network, middle, middle, reach + slack)
-    return lower, upper, slack + 3 * own * size
+    return lower, upper, slack + carry * size
 
 
 #: Sums of at least this many inputs are worth a closer look at their rounding, up to this many numbers.

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from verifier.bounds.backward import LinearForm, Planes, Shortcut, backward, relax
 from verifier.bounds.concretize import InputShape, concretize
+from verifier.bounds.crossing import cross
 from verifier.bounds.engine import BoxBounds
 from verifier.bounds.interval import Enclosure, propagate
 from verifier.bounds.network import Network
@@ -71,7 +72,8 @@ class LazyShortcuts(Mapping[str, Shortcut]):
         if name not in self._made:
             if name not in self._parts or self._rows < self._network.graph[name].size:
                 raise KeyError(name)
-            self._made[name] = Shortcut.across(self._network, self._box, self._planes, name, self._parts[name])
+            given = (self._network, self._box, self._planes, name, self._parts[name])
+            self._made[name] = cross(*given) or Shortcut.across(*given)
         return self._made[name]
 
     def __iter__(self):  # type: ignore[no-untyped-def]
