@@ -75,10 +75,9 @@ def test_matrices_made_element_by_element_equal_those_of_whole_rows(dtype):
         given = (engine.network, box, planes, name, stop)
         rows, elements = Shortcut.across(*given), cross(*given)
         assert elements is not None
-        assert rows.below.keys() == elements.below.keys() == stop
+        assert rows.maps.keys() == elements.maps.keys() == stop
         for source in stop:
-            torch.testing.assert_close(elements.below[source], rows.below[source], **close)
-            torch.testing.assert_close(elements.above[source], rows.above[source], **close)
+            torch.testing.assert_close(elements.maps[source].dense(), rows.maps[source].dense(), **close)
         torch.testing.assert_close(elements.offset, rows.offset, **close)
         torch.testing.assert_close(elements.reach, rows.reach, **close)
         assert torch.all(elements.error > 0)

@@ -16,6 +16,7 @@ from torch import Tensor
 from verifier.bounds.interval import Enclosure
 from verifier.bounds.network import Network
 from verifier.bounds.rounding import gamma
+from verifier.bounds.row_map import RowMap
 from verifier.ops.elementwise import ELEMENTWISE
 from verifier.ops.linear import LINEAR
 from verifier.ops.product import product_planes
@@ -265,42 +266,47 @@ class Shortcut:
     """A rigorous linear enclosure, from below, of a node's elements and of their negations, as matrices.
 
     For element i of the node and the nodes X it is made of:
-         y_i >= sum_X below[X][i] @ x + offset[0, i] - error[0, i],
-        -y_i >= sum_X above[X][i] @ x + offset[1, i] - error[1, i].
+         y_i >= sum_X maps[X][i] @ x + offset[0, i] - error[0, i],
+        -y_i >= sum_X maps[X][N + i] @ x + offset[1, i] - error[1, i].
     Rows then cross a large elementwise part of a network, such as attention, as small matrix products.
 
     Attributes:
-        below, above: name -> [N, N_X]; offset, error, magnitude: float64 [2, N]; reach: float64 [N],
+        maps: name -> [2 N, N_X]; offset, error, magnitude: float64 [2, N]; reach: float64 [N],
             sum |coefficients| |x|, what the rounding of the products scales with.
     """
 
-    below: Mapping[str, Tensor]
-    above: Mapping[str, Tensor]
+    maps: Mapping[str, RowMap]
     offset: Tensor
     error: Tensor
     magnitude: Tensor
     reach: Tensor
 
+    @property
+    def flops(self) -> float:
+        """Floating-point operations for one row."""
+        return 2.0 * sum(part.entries for part in self.maps.values())
+
     def apply(self, domain: _Domain, a: Tensor, sums: _Sums) -> dict[str, Tensor]:
-        """Carry rows [1, S, *shape of the node] across; returns name -> [1, S, *shape]."""
+        """Carry rows [B, S, *shape of the node] across; returns name -> [B, S, *shape].
+
+        The enclosure holds on every box inside the one it was made from.
+        """
+        b, s = a.shape[:2]
         rows = a.flatten(0, 1).flatten(1)
-        positive, negative = rows.clamp(min=0), -rows.clamp(max=0)
+        signs = torch.cat([rows.clamp(min=0), -rows.clamp(max=0)], dim=1)
+        precise = signs.double()
 
         def weigh(pair: Tensor) -> Tensor:
-            return (positive.double() @ pair[0] + negative.double() @ pair[1]).unsqueeze(0)
+            return (precise @ pair.reshape(-1)).reshape(b, s)
 
         sums.offset = sums.offset + weigh(self.offset)
-        sums.magnitude = sums.magnitude + weigh(self.magnitude)
         if domain.rigorous:
-            unit = domain.network.own_unit
-            own = 2 * gamma(2 * rows.shape[1] + 4, unit)
-            products = ((positive + negative).double() @ self.reach).unsqueeze(0)
-            sums.error = sums.error + weigh(self.error) + own * products
-        found = {}
-        for name, below in self.below.items():
-            part = positive @ below + negative @ self.above[name]
-            found[name] = part.reshape(1, -1, *domain.network.graph[name].shape)
-        return found
+            sums.magnitude = sums.magnitude + weigh(self.magnitude)
+            own = 2 * gamma(2 * rows.shape[1] + 4, domain.network.own_unit)
+            sums.error = sums.error + weigh(self.error) + own * weigh(self.reach.repeat(2))
+        return {
+            name: part.apply(signs).reshape(b, s, *domain.network.graph[name].shape) for name, part in self.maps.items()
+        }
 
     @staticmethod
     def across(
@@ -311,14 +317,26 @@ class Shortcut:
         unit = torch.eye(node.size, dtype=network.dtype, device=network.device)
         both = torch.cat([unit, -unit]).reshape(1, 2 * node.size, *node.shape)
         coeffs, sums = _carry(_Domain(network, box, planes, {}, {}, True), {name: both}, stop)
-        halves = {k: v.flatten(2)[0].split(node.size) for k, v in coeffs.items()}
-        reach = torch.zeros(node.size, dtype=torch.float64, device=network.device)
-        for source, (below, above) in halves.items():
-            size = box.magnitude(source).double().reshape(-1)
-            reach = reach + torch.maximum(below.abs(), above.abs()).double() @ size
+        matrices = {source: rows.flatten(2)[0] for source, rows in coeffs.items()}
         offset, error, magnitude = (t.reshape(2, node.size) for t in (sums.offset, sums.error, sums.magnitude))
-        below, above = ({k: v[side] for k, v in halves.items()} for side in (0, 1))
-        return Shortcut(below, above, offset, error, magnitude, reach)
+        return Shortcut.of(network, box, matrices, offset, error, magnitude)
+
+    @staticmethod
+    def of(
+        network: Network,
+        box: Enclosure,
+        matrices: Mapping[str, Tensor],
+        offset: Tensor,
+        error: Tensor,
+        magnitude: Tensor,
+    ) -> Shortcut:
+        """From dense matrices name -> [2 N, N_X], and the rest as described for the class."""
+        reach = torch.zeros(offset.shape[1], dtype=torch.float64, device=network.device)
+        for source, matrix in matrices.items():
+            larger = torch.maximum(*matrix.abs().chunk(2)).double()
+            reach = reach + larger @ box.magnitude(source).double().reshape(-1)
+        maps = {source: RowMap.of(matrix) for source, matrix in matrices.items()}
+        return Shortcut(maps, offset, error, magnitude, reach)
 
 
 def element_slack(network: Network, name: str, box: Enclosure, planes: Mapping[str, Planes]) -> Tensor:

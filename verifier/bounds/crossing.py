@@ -82,21 +82,18 @@ def cross(
             step = _linear if node.op in LINEAR else _relaxed
             for source, part in step(network, node, planes, elements, totals):
                 waiting.setdefault(source, []).append(part)
-    below, above = {}, {}
-    reach = torch.zeros(size, dtype=torch.float64, device=device)
+    matrices = {}
     for source, parts in waiting.items():
         width = network.graph[source].size
         both = torch.zeros(2, size * width, dtype=network.dtype, device=device)
-        most = torch.bincount(torch.cat([p.row * width + p.at for p in parts])).max() if parts else 0
-        weight = 2 * gamma(int(most) + 1, network.own_unit) * box.magnitude(source).reshape(-1)
+        most = int(torch.bincount(torch.cat([p.row * width + p.at for p in parts])).max())
+        weight = 2 * gamma(most + 1, network.own_unit) * box.magnitude(source).reshape(-1)
         for part in parts:
             both.index_add_(1, part.row * width + part.at, part.coeffs)
             if most > 1:
                 totals.charge(part, weight[part.at])
-        below[source], above[source] = both.reshape(2, size, width).unbind()
-        larger = torch.maximum(below[source].abs(), above[source].abs()).double()
-        reach = reach + larger @ box.magnitude(source).double().reshape(-1)
-    return Shortcut(below, above, totals.offset, totals.error, totals.magnitude, reach)
+        matrices[source] = both.reshape(2 * size, width)
+    return Shortcut.of(network, box, matrices, totals.offset, totals.error, totals.magnitude)
 
 
 def _linear(

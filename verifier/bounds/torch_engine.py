@@ -30,8 +30,9 @@ def _without_final_softmax(graph: Graph) -> Graph:
 
 
 #: Passes predicted to take longer than PROBE_SECONDS are tried on PROBE neurons first; the rest follow
-#: where those came out narrower by LEAST_GAIN, and by more the more of the remaining time they would take.
-PROBE_SECONDS, PROBE, LEAST_GAIN = 0.3, 16, 0.15
+#: where those came out narrower by twice the share of the remaining time that they would take, and by
+#: GAIN_PER_SHARE times that share or LEAST_GAIN more, whichever is less: what costs little may gain little.
+PROBE_SECONDS, PROBE, LEAST_GAIN, GAIN_PER_SHARE = 0.3, 16, 0.15, 10.0
 
 
 class LazyPlanes(Mapping[str, Planes]):
@@ -243,7 +244,9 @@ class TorchEngine:
         if len(neurons) == 0:
             return
         b = lower.shape[0]
-        seconds_each = 2.0 * b * self.network.row_flops(name) / self.flops_per_second
+        # One box's rows take shortcuts, whose own cost is small.
+        crossed = self.network.crossed if b == 1 else frozenset()
+        seconds_each = 2.0 * b * self.network.row_flops(name, without=crossed) / self.flops_per_second
         width = (box.upper[name] - box.lower[name]).flatten(1).amax(0)[neurons]
         neurons = neurons[width.argsort(descending=True)]
         found.sensitivity = torch.zeros_like(lower)
@@ -263,7 +266,8 @@ class TorchEngine:
             self.tighten(name, box, [probe], [pass_back(probe)])
             after = (box.upper[name] - box.lower[name]).flatten(1)[:, probe]
             share = seconds_each * len(neurons) / max(self.deadline - time.monotonic(), 1e-9)
-            if not bool(after.sum() < (1 - LEAST_GAIN - 2 * share) * before.sum()):
+            least = min(LEAST_GAIN, GAIN_PER_SHARE * share) + 2 * share
+            if not bool(after.sum() < (1 - least) * before.sum()):
                 return
         # The widest first, as many as a quarter of the time that is left can hold.
         afford = 0.25 * (self.deadline - time.monotonic()) / seconds_each
