@@ -9,6 +9,7 @@ from test_shortcuts import TOKENS, WIDTH, attention
 
 from verifier.bounds.crossed_domains import CrossedDomains
 from verifier.bounds.domains import DomainEngine
+from verifier.bounds.intermediate import optimise_neurons
 from verifier.bounds.torch_engine import TorchEngine
 from verifier.graph.evaluate import evaluate_all
 from verifier.graph.ir import GraphBuilder
@@ -100,3 +101,20 @@ def test_where_attention_loses_most_nothing_is_fixed(monkeypatch):
     bounds = crossed.bound(crossed.initial(np.array([0])), 5, lambda: False)
     assert bounds.batch.free.shape[-1] == whole.space.size
     assert len(crossed.branch(bounds.batch)) == 2
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
+def test_neurons_optimised_on_their_own_hold_and_narrow(dtype):
+    engine, whole, _, points = domains_of(4, dtype, 1)
+    box = whole.found.box
+    before = {n: (box.upper[n] - box.lower[n]).sum() for n in ("z", "p/difference")}
+    chosen = {n: whole.open[n][:7] for n in before}
+    left = optimise_neurons(engine, whole.found, (whole.lower, whole.upper, None), chosen, 10, lambda: False)
+    assert left < 1
+    assert all((box.upper[n] - box.lower[n]).sum() < width for n, width in before.items())
+    for arithmetic in ("float32", "float64"):
+        values = evaluate_all(engine.network.graph, points, arithmetic)
+        for name in chosen:
+            assert np.all(values[name] >= box.lower[name].numpy())
+            assert np.all(values[name] <= box.upper[name].numpy())
+    assert optimise_neurons(engine, whole.found, (whole.lower, whole.upper, None), chosen, 10, lambda: True) == 1.0

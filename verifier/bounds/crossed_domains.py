@@ -8,6 +8,7 @@ parameter free; those inside the crossed parts then stay as they are, for all su
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,11 +20,15 @@ from verifier.bounds.backward import Shortcut
 from verifier.bounds.crossing import cross
 from verifier.bounds.domains import DomainBatch, DomainEngine
 from verifier.bounds.engine import DomainBounds
+from verifier.bounds.intermediate import optimise_neurons
 
 #: Share of the loss outside the crossed parts from which on only that is split.
 OUTSIDE_SHARE = 0.5
 #: Steps of the ascent that follow on the parameters outside.
 SETTLING = 12
+#: The neurons that make up half of the loss, this many at most, are optimised on their own first, for at
+#: most this share of the time left (as far as that is below LONG_S seconds); worth it if they narrow to this.
+MOST_WORST, WORST_ITERATIONS, WORST_SHARE, LONG_S, WORST_GAIN = 128, 10, 0.15, 300.0, 0.98
 
 
 class CrossedDomains:
@@ -49,6 +54,9 @@ class CrossedDomains:
         bounds = self.whole.bound(batch, iterations, stopped)
         if bool(bounds.closed.all()) or not self._worth_it(bounds.batch.select(~bounds.closed)):
             return bounds
+        if not self._settled and self._tighten(bounds.batch.select(~bounds.closed), stopped):
+            batch = replace(self.whole.initial(batch.clauses), margin=bounds.batch.margin)
+            bounds = self.whole.bound(batch, iterations, stopped)
         return self._settle(bounds, stopped)
 
     def branch(self, batch: DomainBatch) -> DomainBatch:
@@ -96,10 +104,29 @@ class CrossedDomains:
         """Whether the subdomains lose most outside the crossed parts; decided once, by the first that stay open."""
         if self._apart is None:
             losses = self.whole.losses(batch)
-            kept = self._engine(None)
+            kept = self._engine({})
             outside = sum(float(losses[:, self.whole.slices[name]].sum()) for name in kept.open)
             self._apart = outside > OUTSIDE_SHARE * float(losses.sum())
         return self._apart
+
+    def _tighten(self, batch: DomainBatch, stopped: Callable[[], bool]) -> bool:
+        """Optimise the bounds of the neurons that cost the unsplit box most; True where that gained much."""
+        w = self.whole
+        end = time.monotonic() + WORST_SHARE * min(w.engine.deadline - time.monotonic(), LONG_S)
+        ordered, order = w.losses(batch).amax(0).sort(descending=True)
+        half = int((ordered.cumsum(0) < 0.5 * ordered.sum()).sum()) + 1
+        worst = order[: min(half, MOST_WORST)]
+        chosen = {}
+        for name, part in w.slices.items():
+            inside = worst[(worst >= part.start) & (worst < part.stop)]
+            if len(inside):
+                chosen[name] = w.open[name][inside - part.start]
+        domain = (w.lower, w.upper, w.shape)
+        left = optimise_neurons(
+            w.engine, w.found, domain, chosen, WORST_ITERATIONS, lambda: stopped() or time.monotonic() > end
+        )
+        self.whole = self._engine(None)
+        return left < WORST_GAIN
 
     @torch.no_grad()
     def _settle(self, bounds: DomainBounds, stopped: Callable[[], bool]) -> DomainBounds:
@@ -110,7 +137,7 @@ class CrossedDomains:
         for i, clause in enumerate(batch.clauses):
             one = batch.select(np.array([i]))
             if closed[i]:  # only its margin is looked at
-                engine = self._engine(None)
+                engine = self._engine({})
             else:
                 engine = self._settled[int(clause)] = self._engine(self._shortcuts(one))
                 self.batch_size = engine.batch_size
@@ -136,7 +163,6 @@ class CrossedDomains:
         return found
 
     def _engine(self, shortcuts: dict[str, Shortcut] | None) -> DomainEngine:
+        """Of the same box and clauses; None for every neuron, without shortcuts."""
         w = self.whole
-        return DomainEngine(
-            w.engine, w.found, w.lower, w.upper, w.clause_rows, w.limits, w.strict, w.shape, shortcuts or {}
-        )
+        return DomainEngine(w.engine, w.found, w.lower, w.upper, w.clause_rows, w.limits, w.strict, w.shape, shortcuts)
