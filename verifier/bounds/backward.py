@@ -78,7 +78,7 @@ def relax(network: Network, box: Enclosure, name: str, free: tuple[Tensor, Tenso
     return Planes((lines.slope_lower,), lines.offset_lower, (lines.slope_upper,), lines.offset_upper)
 
 
-class _RelaxStep(torch.autograd.Function):
+class RelaxStep(torch.autograd.Function):
     """(A, planes) -> A per input and the offset, choosing the lower plane where A >= 0.
 
     One Function instead of a chain of elementwise operations keeps only A for the gradient.
@@ -90,7 +90,7 @@ class _RelaxStep(torch.autograd.Function):
         negative = coeffs.clamp(max=0)
         ctx.save_for_backward(coeffs, lower_slope, lower_offset, upper_slope, upper_offset)
         result = positive * lower_slope + negative * upper_slope
-        offset = _dot(positive, lower_offset) + _dot(negative, upper_offset)
+        offset = dot(positive, lower_offset) + dot(negative, upper_offset)
         return result, offset
 
     @staticmethod
@@ -112,7 +112,7 @@ class _RelaxStep(torch.autograd.Function):
         return grad_coeffs, *grads
 
 
-def _dot(coeffs: Tensor, offset: Tensor) -> Tensor:
+def dot(coeffs: Tensor, offset: Tensor) -> Tensor:
     """sum(coeffs * offset) over the node's axes in float64; infinite offsets count only where used."""
     product = coeffs * offset
     flat = product.flatten(2)
@@ -123,7 +123,7 @@ def _dot(coeffs: Tensor, offset: Tensor) -> Tensor:
 
 
 @dataclass
-class _Sums:
+class Sums:
     """What rows collected on their way, float64 [B, S] each; rounding of `offset` scales with `magnitude`."""
 
     offset: Tensor
@@ -191,13 +191,13 @@ class _Domain:
 
 def _carry(
     domain: _Domain, start: Mapping[str, Tensor], stop: frozenset[str], visits: dict[str, Tensor] | None = None
-) -> tuple[dict[str, Tensor], _Sums]:
+) -> tuple[dict[str, Tensor], Sums]:
     """Carry rows down to the nodes of `stop`, whose own rounding and splits are left to the caller."""
     network = domain.network
     coeffs: dict[str, Tensor] = dict(start)
     b, s = next(iter(start.values())).shape[:2]
     zero = torch.zeros(b, s, dtype=torch.float64, device=network.device)
-    sums = _Sums(zero, zero, zero)
+    sums = Sums(zero, zero, zero)
 
     def add(name: str, value: Tensor) -> None:
         if name not in coeffs:
@@ -206,7 +206,7 @@ def _carry(
         if domain.rigorous:
             # Two contributions may cancel, so their rounding is charged before they are summed.
             size = coeffs[name].abs() + value.abs()
-            sums.error = sums.error + 2 * network.own_unit * _weigh(size, domain.box.magnitude(name))
+            sums.error = sums.error + 2 * network.own_unit * weigh(size, domain.box.magnitude(name))
         coeffs[name] = coeffs[name] + value
 
     for node in reversed(network.order):
@@ -224,7 +224,7 @@ def _carry(
             rule, at = LINEAR[node.op], network.at[name]
             constant = rule.constant(at)
             if constant is not None:
-                sums.constant(_dot(a, constant.broadcast_to(node.shape)))
+                sums.constant(dot(a, constant.broadcast_to(node.shape)))
             for source, part in zip(node.inputs, rule.transpose(at, a.flatten(0, 1)), strict=True):
                 add(source, part.reshape(b, s, *part.shape[1:]))
             continue
@@ -232,7 +232,7 @@ def _carry(
         if visits is not None:
             visits[name] = a
         if len(node.inputs) == 1:
-            part, term = _RelaxStep.apply(
+            part, term = RelaxStep.apply(
                 a, plane.lower_slopes[0], plane.lower_offset, plane.upper_slopes[0], plane.upper_offset
             )
             add(node.inputs[0], part)
@@ -240,24 +240,24 @@ def _carry(
             positive, negative = a.clamp(min=0), a.clamp(max=0)
             for k, source in enumerate(node.inputs):
                 add(source, positive * plane.lower_slopes[k] + negative * plane.upper_slopes[k])
-            term = _dot(positive, plane.lower_offset) + _dot(negative, plane.upper_offset)
+            term = dot(positive, plane.lower_offset) + dot(negative, plane.upper_offset)
         sums.constant(term)
     return coeffs, sums
 
 
-def _arrive(domain: _Domain, name: str, a: Tensor, sums: _Sums) -> Tensor:
+def _arrive(domain: _Domain, name: str, a: Tensor, sums: Sums) -> Tensor:
     """Apply a node's split to the rows that reached it, and charge the node's rounding."""
     network = domain.network
     split = domain.splits.get(name)
     if split is not None:
         step = split.multiplier * split.sign.unsqueeze(1)
         a = a - step
-        sums.offset = sums.offset + _dot(step, split.point.unsqueeze(1))
+        sums.offset = sums.offset + dot(step, split.point.unsqueeze(1))
         if domain.rigorous:
             size = domain.box.magnitude(name) + split.point.abs()
-            sums.error = sums.error + 4 * network.own_unit * _weigh(split.multiplier, size)
+            sums.error = sums.error + 4 * network.own_unit * weigh(split.multiplier, size)
     if domain.rigorous:
-        sums.error = sums.error + _weigh(a.abs(), element_slack(network, name, domain.box, domain.planes))
+        sums.error = sums.error + weigh(a.abs(), element_slack(network, name, domain.box, domain.planes))
     return a
 
 
@@ -286,7 +286,7 @@ class Shortcut:
         """Floating-point operations for one row."""
         return 2.0 * sum(part.entries for part in self.maps.values())
 
-    def apply(self, domain: _Domain, a: Tensor, sums: _Sums) -> dict[str, Tensor]:
+    def apply(self, domain: _Domain, a: Tensor, sums: Sums) -> dict[str, Tensor]:
         """Carry rows [B, S, *shape of the node] across; returns name -> [B, S, *shape].
 
         The enclosure holds on every box inside the one it was made from.
@@ -296,14 +296,14 @@ class Shortcut:
         signs = torch.cat([rows.clamp(min=0), -rows.clamp(max=0)], dim=1)
         precise = signs.double()
 
-        def weigh(pair: Tensor) -> Tensor:
+        def total(pair: Tensor) -> Tensor:
             return (precise @ pair.reshape(-1)).reshape(b, s)
 
-        sums.offset = sums.offset + weigh(self.offset)
+        sums.offset = sums.offset + total(self.offset)
         if domain.rigorous:
-            sums.magnitude = sums.magnitude + weigh(self.magnitude)
+            sums.magnitude = sums.magnitude + total(self.magnitude)
             own = 2 * gamma(2 * rows.shape[1] + 4, domain.network.own_unit)
-            sums.error = sums.error + weigh(self.error) + own * weigh(self.reach.repeat(2))
+            sums.error = sums.error + total(self.error) + own * total(self.reach.repeat(2))
         return {
             name: part.apply(signs).reshape(b, s, *domain.network.graph[name].shape) for name, part in self.maps.items()
         }
@@ -354,7 +354,7 @@ def element_slack(network: Network, name: str, box: Enclosure, planes: Mapping[s
     return slack.unsqueeze(1) + 4 * network.own_unit * offsets
 
 
-def _weigh(size: Tensor, weight: Tensor) -> Tensor:
+def weigh(size: Tensor, weight: Tensor) -> Tensor:
     """sum(size * weight) over the node's axes, float64 [B, S]; infinite weights count only where used.
 
     size [B, S, *shape]; weight [B or 1, *shape] or [B, S, *shape].

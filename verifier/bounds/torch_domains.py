@@ -7,6 +7,7 @@ import torch
 
 from verifier.bounds.clauses import PaddedClauses
 from verifier.bounds.concretize import InputShape
+from verifier.bounds.cone import cone_of
 from verifier.bounds.crossed_domains import CrossedDomains
 from verifier.bounds.domains import DomainEngine
 from verifier.bounds.intermediate import optimise_intermediate
@@ -24,11 +25,11 @@ def root_domains(
     """Bounds of box `index` with default slopes, then better ones; the clauses they leave open."""
     lower, upper = engine.boxes(group.lower[index : index + 1], group.upper[index : index + 1])
     shape = None if group.inputs is None else InputShape.of(group.inputs, engine.device)
-    with run.stage("intermediate bounds"):
-        found = engine.enclose(lower, upper, shape)
     clauses = PaddedClauses.of(group, index)
     count, wide = clauses.limits.shape
     rows = engine.tensor(clauses.rows)
+    with run.stage("intermediate bounds"):
+        found = engine.enclose(lower, upper, shape, wanted=cone_of(engine.network, rows.flatten(0, 1)))
 
     def open_clauses(note: str) -> np.ndarray:
         value, _ = engine.bound_rows(rows.flatten(0, 1).unsqueeze(0), found, lower, upper, shape)

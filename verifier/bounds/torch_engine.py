@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from verifier.bounds.crossing import cross
 from verifier.bounds.engine import BoxBounds
 from verifier.bounds.interval import Enclosure, propagate
 from verifier.bounds.network import Network
+from verifier.bounds.patches import is_local, patch_bounds, patch_flops, tiles
 from verifier.bounds.rounding import cast_down, cast_up
 from verifier.errors import DeviceError
 from verifier.graph.ir import Graph
@@ -33,6 +35,11 @@ def _without_final_softmax(graph: Graph) -> Graph:
 #: where those came out narrower by twice the share of the remaining time that they would take, and by
 #: GAIN_PER_SHARE times that share or LEAST_GAIN more, whichever is less: what costs little may gain little.
 PROBE_SECONDS, PROBE, LEAST_GAIN, GAIN_PER_SHARE = 0.3, 16, 0.15, 10.0
+
+
+#: Sides of the tiles of positions that are bounded together, operations that starting one costs, and the
+#: share of a whole row's operations below which a row cropped to its patch is worth it.
+TILES, TILE_FLOPS, PATCH_SHARE = (1, 2, 4, 8), 5e6, 0.5
 
 
 class LazyPlanes(Mapping[str, Planes]):
@@ -136,15 +143,21 @@ class TorchEngine:
 
     @torch.no_grad()
     def rounding_share(self, lower: np.ndarray, upper: np.ndarray, rows: np.ndarray) -> float:
-        """What rounding takes from the bounds of rows at the middle of a box [N_in], per reach of the box there.
+        """What this engine's own rounding takes from bounds of rows at the middle of a box, per reach of the box there.
 
-        The reach is that of the tangent: sum |gradient| * half-width. Large values ask for a wider dtype.
+        The reach is that of the tangent: sum |gradient| * half-width. Large values ask for a wider dtype, which
+        the deployed program's rounding, the same in every dtype, does not.
+
+        Args:
+            lower, upper: [N_in].
         """
+        network = copy.copy(self.network)
+        network.deployed_unit, network.largest = 0.0, np.inf
         middle = self.tensor(0.5 * (lower + upper)).unsqueeze(0)
         radius = torch.as_tensor(0.5 * (upper - lower), dtype=torch.float64, device=self.device)
-        box = propagate(self.network, middle, middle)
-        start = self.network.split_rows(self.tensor(rows).unsqueeze(0))
-        form = backward(self.network, start, box, LazyPlanes(self.network, box))
+        box = propagate(network, middle, middle)
+        start = network.split_rows(self.tensor(rows).unsqueeze(0))
+        form = backward(network, start, box, LazyPlanes(network, box))
         reach = form.coeffs.double().abs() @ radius
         share = torch.where(reach > 0, form.error / reach, 0.0)  # a flat tangent tells nothing
         return float(torch.nan_to_num(share, nan=0.0, posinf=0.0).max())
@@ -197,12 +210,14 @@ class TorchEngine:
         known: Enclosure | None = None,
         *,
         refined: bool = True,
+        wanted: Mapping[str, Tensor] | None = None,
     ) -> Enclosed:
         """Bounds of every node over boxes [B, N_in]: intervals, then CROWN for what they leave open.
 
         Args:
             known: bounds to start from, of the same boxes or larger ones.
             refined: off leaves the intervals.
+            wanted: node -> bool [size], the neurons that matter (`cone_of`); None for all.
         """
         found = Enclosed(torch.zeros_like(lower))
 
@@ -211,7 +226,10 @@ class TorchEngine:
                 found.box, found.planes = box, LazyPlanes(self.network, box)
                 if lower.shape[0] == 1:
                     found.shortcuts = LazyShortcuts(self.network, box, found.planes)
-            self._refine(name, found, lower, upper, shape)
+            neurons = self.open_neurons(name, box)
+            if wanted is not None:
+                neurons = neurons[wanted[name][neurons]] if name in wanted else neurons[:0]
+            self._refine(name, neurons, found, lower, upper, shape)
 
         found.box = propagate(self.network, lower, upper, refine if refined else None, known)
         if not found.planes:
@@ -235,13 +253,12 @@ class TorchEngine:
         return mask.any(0).nonzero().squeeze(1)
 
     def _refine(
-        self, name: str, found: Enclosed, lower: Tensor, upper: Tensor, shape: InputShape | None
+        self, name: str, neurons: Tensor, found: Enclosed, lower: Tensor, upper: Tensor, shape: InputShape | None
     ) -> None:
         box = found.box
         if self.network.interval_suffices(name) or (shape is None and self.network.interval_is_exact(name)):
             return
-        neurons = self.open_neurons(name, box)
-        if len(neurons) == 0:
+        if len(neurons) == 0 or self._refine_patches(name, neurons, found, shape):
             return
         b = lower.shape[0]
         # One box's rows take shortcuts, whose own cost is small.
@@ -281,6 +298,29 @@ class TorchEngine:
         if spent > 0.05:  # shorter passes measure call overhead, not throughput
             rate = seconds_each * len(neurons) * self.flops_per_second / spent
             self.flops_per_second = max(0.5 * self.flops_per_second, rate)
+
+    def _refine_patches(self, name: str, neurons: Tensor, found: Enclosed, shape: InputShape | None) -> bool:
+        """Bound neurons of one box by the patches they see, where that is much cheaper and there is time."""
+        network = self.network
+        if shape is not None or found.box.lower[name].shape[0] > 1 or not is_local(network, name):
+            return False
+        each = {side: 2.0 * patch_flops(network, name, side) for side in TILES}
+        side = min(TILES, key=lambda s: each[s] + TILE_FLOPS / s**2)
+        seconds = each[side] * len(neurons) / self.flops_per_second
+        if each[side] > PATCH_SHARE * 2 * network.row_flops(name):
+            return False
+        if seconds > 0.5 * (self.deadline - time.monotonic()):
+            return False
+        begin = time.monotonic()
+        limit = max(1, self.row_batch() // 2)
+        parts = [part for tile in tiles(network.graph[name].shape, neurons, side) for part in tile.split(limit)]
+        values = [patch_bounds(network, found.box, found.planes, name, part) for part in parts]
+        self.tighten(name, found.box, parts, values)
+        spent = time.monotonic() - begin
+        if spent > 0.05:
+            rate = seconds * self.flops_per_second / spent
+            self.flops_per_second = max(0.5 * self.flops_per_second, rate)
+        return True
 
     def unit_rows(self, name: str, neurons: Tensor, boxes: int) -> Tensor:
         """Rows +e_i, then -e_i, for flat neurons i of a node: [boxes, 2 * len(neurons), *shape]."""
