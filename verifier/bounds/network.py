@@ -181,6 +181,12 @@ class Network:
             node = self.graph[node.inputs[0]]
         return affine <= 1
 
+    @property
+    def convolves(self) -> bool:
+        """True when convolutions make up most of the work."""
+        work = {node.name: _transpose_flops(node, self.graph) for node in self.order}
+        return sum(work[node.name] for node in self.order if node.op == "Conv") > 0.5 * sum(work.values())
+
     def row_flops(self, name: str, without: frozenset[str] = frozenset()) -> float:
         """Floating-point operations to carry one coefficient row from node `name` back to the inputs.
 
