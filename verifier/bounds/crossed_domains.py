@@ -26,9 +26,9 @@ from verifier.bounds.intermediate import optimise_neurons
 OUTSIDE_SHARE = 0.5
 #: Steps of the ascent that follow on the parameters outside.
 SETTLING = 12
-#: The neurons that make up half of the loss, this many at most, are optimised on their own first, for at
+#: The neurons that make up LOSS_SHARE of the loss, MOST_WORST at most, are optimised on their own first, for at
 #: most this share of the time left (as far as that is below LONG_S seconds); worth it if they narrow to this.
-MOST_WORST, WORST_ITERATIONS, WORST_SHARE, LONG_S, WORST_GAIN = 128, 10, 0.15, 300.0, 0.98
+LOSS_SHARE, MOST_WORST, WORST_ITERATIONS, WORST_SHARE, LONG_S, WORST_GAIN = 0.7, 256, 10, 0.15, 300.0, 0.98
 
 
 class CrossedDomains:
@@ -114,8 +114,8 @@ class CrossedDomains:
         w = self.whole
         end = time.monotonic() + WORST_SHARE * min(w.engine.deadline - time.monotonic(), LONG_S)
         ordered, order = w.losses(batch).amax(0).sort(descending=True)
-        half = int((ordered.cumsum(0) < 0.5 * ordered.sum()).sum()) + 1
-        worst = order[: min(half, MOST_WORST)]
+        enough = int((ordered.cumsum(0) < LOSS_SHARE * ordered.sum()).sum()) + 1
+        worst = order[: min(enough, MOST_WORST)]
         chosen = {}
         for name, part in w.slices.items():
             inside = worst[(worst >= part.start) & (worst < part.stop)]

@@ -115,7 +115,7 @@ class DomainEngine:
         self.shortcuts = shortcuts
         self.found, self.root, self.lower, self.upper, self.shape = found, found.box, lower, upper, shape
         self.clause_rows, self.limits, self.strict = clause_rows, limits, strict
-        self.open = {n: engine.open_neurons(n, found.box) for n in self.network.bounded}
+        self.open = {n: found.matter(n, engine.open_neurons(n, found.box)) for n in self.network.bounded}
         readers = {n: {reader for reader, _ in self.network.readers[n]} for n in self.open}
         self.open = {n: e for n, e in self.open.items() if len(e) and not crossed.issuperset(readers[n])}
         self.space = SlopeSpace(self.network, found.box, self.open, without=crossed)

@@ -38,7 +38,7 @@ def optimise_intermediate(
         lower, upper: the box, [1, N_in].
     """
     network, box = engine.network, found.box
-    open_neurons = {n: engine.open_neurons(n, box) for n in network.bounded}
+    open_neurons = {n: found.matter(n, engine.open_neurons(n, box)) for n in network.bounded}
     before = sum(len(e) for e in open_neurons.values())
     costs = {n: 2.0 * len(e) * network.row_flops(n) for n, e in open_neurons.items()}
     total = sum(costs.values()) / engine.flops_per_second
@@ -48,7 +48,7 @@ def optimise_intermediate(
         return 0
     end = time.monotonic() + 2 * seconds
     for name in network.bounded:
-        neurons = engine.open_neurons(name, box)
+        neurons = found.matter(name, engine.open_neurons(name, box))
         if len(neurons) == 0 or (shape is None and network.interval_is_exact(name)):
             continue
         open_neurons[name] = neurons
@@ -62,9 +62,9 @@ def optimise_intermediate(
             values.append(_ascend(engine, found, space, name, part, (lower, upper, shape), iterations, run.stopped))
         if values:
             engine.tighten(name, box, parts[: len(values)], values)
-            open_neurons[name] = engine.open_neurons(name, box)
+            open_neurons[name] = found.matter(name, engine.open_neurons(name, box))
     found.planes = LazyPlanes(network, box)
-    return before - sum(len(engine.open_neurons(n, box)) for n in network.bounded)
+    return before - sum(len(found.matter(n, engine.open_neurons(n, box))) for n in network.bounded)
 
 
 def optimise_neurons(
@@ -88,7 +88,7 @@ def optimise_neurons(
             continue
         if domain[2] is None and network.interval_is_exact(name):
             continue
-        open_neurons = {n: engine.open_neurons(n, box) for n in network.bounded}
+        open_neurons = {n: found.matter(n, engine.open_neurons(n, box)) for n in network.bounded}
         space = SlopeSpace(network, box, open_neurons, upto=_first_reader(engine, name))
         if space.size == 0:
             continue

@@ -93,12 +93,23 @@ class LazyShortcuts(Mapping[str, Shortcut]):
 
 @dataclass
 class Enclosed:
-    """Bounds of every node on some boxes, the planes they give, and the last layer's input sensitivity."""
+    """Bounds of every node on some boxes, the planes they give, and the last layer's input sensitivity.
+
+    Attributes:
+        wanted: node -> bool [size], the neurons that matter to what is asked; None for all.
+    """
 
     sensitivity: Tensor
     box: Enclosure = field(default_factory=Enclosure)
     planes: LazyPlanes | dict[str, Planes] = field(default_factory=dict)
     shortcuts: LazyShortcuts | None = None
+    wanted: Mapping[str, Tensor] | None = None
+
+    def matter(self, name: str, neurons: Tensor) -> Tensor:
+        """Those of the flat neurons of a node that matter."""
+        if self.wanted is None:
+            return neurons
+        return neurons[self.wanted[name][neurons]] if name in self.wanted else neurons[:0]
 
 
 class TorchEngine:
@@ -140,6 +151,8 @@ class TorchEngine:
         self.memory_bytes = memory_bytes
         self.deadline = deadline
         self.flops_per_second = 1e10
+        #: the same for rows that take shortcuts, whose own operations are not counted
+        self.short_flops_per_second = 1e10
 
     @torch.no_grad()
     def rounding_share(self, lower: np.ndarray, upper: np.ndarray, rows: np.ndarray) -> float:
@@ -219,16 +232,14 @@ class TorchEngine:
             refined: off leaves the intervals.
             wanted: node -> bool [size], the neurons that matter (`cone_of`); None for all.
         """
-        found = Enclosed(torch.zeros_like(lower))
+        found = Enclosed(torch.zeros_like(lower), wanted=wanted)
 
         def refine(name: str, box: Enclosure) -> None:
             if found.box is not box:
                 found.box, found.planes = box, LazyPlanes(self.network, box)
                 if lower.shape[0] == 1:
                     found.shortcuts = LazyShortcuts(self.network, box, found.planes)
-            neurons = self.open_neurons(name, box)
-            if wanted is not None:
-                neurons = neurons[wanted[name][neurons]] if name in wanted else neurons[:0]
+            neurons = found.matter(name, self.open_neurons(name, box))
             self._refine(name, neurons, found, lower, upper, shape)
 
         found.box = propagate(self.network, lower, upper, refine if refined else None, known)
@@ -261,9 +272,9 @@ class TorchEngine:
         if len(neurons) == 0 or self._refine_patches(name, neurons, found, shape):
             return
         b = lower.shape[0]
-        # One box's rows take shortcuts, whose own cost is small.
-        crossed = self.network.crossed if b == 1 else frozenset()
-        seconds_each = 2.0 * b * self.network.row_flops(name, without=crossed) / self.flops_per_second
+        crossed = self.network.crossed if b == 1 else frozenset()  # one box's rows take shortcuts
+        rate = self.short_flops_per_second if crossed else self.flops_per_second
+        seconds_each = 2.0 * b * self.network.row_flops(name, without=crossed) / rate
         width = (box.upper[name] - box.lower[name]).flatten(1).amax(0)[neurons]
         neurons = neurons[width.argsort(descending=True)]
         found.sensitivity = torch.zeros_like(lower)
@@ -296,8 +307,11 @@ class TorchEngine:
         self.tighten(name, box, parts, [pass_back(part) for part in parts])
         spent = time.monotonic() - begin
         if spent > 0.05:  # shorter passes measure call overhead, not throughput
-            rate = seconds_each * len(neurons) * self.flops_per_second / spent
-            self.flops_per_second = max(0.5 * self.flops_per_second, rate)
+            rate = max(0.5 * rate, seconds_each * len(neurons) * rate / spent)
+            if crossed:
+                self.short_flops_per_second = rate
+            else:
+                self.flops_per_second = rate
 
     def _refine_patches(self, name: str, neurons: Tensor, found: Enclosed, shape: InputShape | None) -> bool:
         """Bound neurons of one box by the patches they see, where that is much cheaper and there is time."""
