@@ -60,33 +60,32 @@ def prepared(seed: int, dtype: torch.dtype):
     center = rng.standard_normal((1, size))
     low, high = engine.boxes((center - 0.1).astype(np.float32), (center + 0.1).astype(np.float32))
     box = engine.enclose(low, high, refined=False).box
-    points = low.double().numpy() + np.round(rng.random((200, size)), 1) * (high - low).double().numpy()
+    points = low.double().numpy() + np.round(rng.random((100, size)), 1) * (high - low).double().numpy()
     points = np.clip(points.astype(np.float32), low.numpy(), high.numpy()).astype(np.float64)
     return engine, box, LazyPlanes(engine.network, box), (low, high), points
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("side", (1, 2, 3, 9))
+@pytest.mark.parametrize("side", (1, 3, 9))
 def test_cropped_rows_give_the_bounds_of_whole_rows_and_hold(side, dtype):
     near = 1e-3 if dtype is torch.float32 else 1e-9
-    for seed in range(2):
-        engine, box, planes, (low, high), points = prepared(seed, dtype)
-        network = engine.network
-        exact = [evaluate_all(network.graph, points, a) for a in ("float64", "float32")]
-        for name in ("z0", "z1", "z2", "z4"):
-            node = network.graph[name]
-            seen = []
-            for part in tiles(node.shape, torch.arange(node.size), side):
-                seen.append(part)
-                found = patch_bounds(network, box, planes, name, part)[0]
-                form = backward(network, {name: engine.unit_rows(name, part, 1)}, box, planes)
-                whole = concretize(form, low, high)[0][0]
-                torch.testing.assert_close(found, whole, rtol=near, atol=near)
-                for values in exact:
-                    mine = torch.as_tensor(values[name]).reshape(len(points), -1)[:, part].double()
-                    assert torch.all(mine >= found[: len(part)]), (name, seed)
-                    assert torch.all(-mine >= found[len(part) :]), (name, seed)
-            assert torch.equal(torch.cat(seen).sort().values, torch.arange(node.size))
+    engine, box, planes, (low, high), points = prepared(side, dtype)
+    network = engine.network
+    exact = [evaluate_all(network.graph, points, a) for a in ("float64", "float32")]
+    for name in ("z0", "z1", "z2", "z4"):
+        node = network.graph[name]
+        seen = []
+        for part in tiles(node.shape, torch.arange(node.size), side):
+            seen.append(part)
+            found = patch_bounds(network, box, planes, name, part)[0]
+            form = backward(network, {name: engine.unit_rows(name, part, 1)}, box, planes)
+            whole = concretize(form, low, high)[0][0]
+            torch.testing.assert_close(found, whole, rtol=near, atol=near)
+            for values in exact:
+                mine = torch.as_tensor(values[name]).reshape(len(points), -1)[:, part].double()
+                assert torch.all(mine >= found[: len(part)]), name
+                assert torch.all(-mine >= found[len(part) :]), name
+        assert torch.equal(torch.cat(seen).sort().values, torch.arange(node.size))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
