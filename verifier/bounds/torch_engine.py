@@ -239,8 +239,7 @@ class TorchEngine:
                 found.box, found.planes = box, LazyPlanes(self.network, box)
                 if lower.shape[0] == 1:
                     found.shortcuts = LazyShortcuts(self.network, box, found.planes)
-            neurons = found.matter(name, self.open_neurons(name, box))
-            self._refine(name, neurons, found, lower, upper, shape)
+            self._refine(name, found, lower, upper, shape)
 
         found.box = propagate(self.network, lower, upper, refine if refined else None, known)
         if not found.planes:
@@ -260,15 +259,16 @@ class TorchEngine:
             else:
                 ends = [t.flatten(1)[:, index].reshape(-1, *node.shape) for t in (low, high)]
                 bent = ~ELEMENTWISE[node.op].exact_on(ends[0], ends[1], node).flatten(1)
-                mask.index_copy_(1, index[bent.any(0)], torch.ones_like(mask[:, : int(bent.any(0).sum())]))
+                mask[:, index[bent.any(0)]] = True  # an element may be read more than once
         return mask.any(0).nonzero().squeeze(1)
 
     def _refine(
-        self, name: str, neurons: Tensor, found: Enclosed, lower: Tensor, upper: Tensor, shape: InputShape | None
+        self, name: str, found: Enclosed, lower: Tensor, upper: Tensor, shape: InputShape | None
     ) -> None:
         box = found.box
         if self.network.interval_suffices(name) or (shape is None and self.network.interval_is_exact(name)):
             return
+        neurons = found.matter(name, self.open_neurons(name, box))
         if len(neurons) == 0 or self._refine_patches(name, neurons, found, shape):
             return
         b = lower.shape[0]
