@@ -16,6 +16,7 @@ from torch import Tensor
 from verifier.bounds.interval import Enclosure
 from verifier.bounds.network import Network
 from verifier.bounds.rounding import gamma
+from verifier.bounds.row_map import RowMap
 from verifier.ops.elementwise import ELEMENTWISE
 from verifier.ops.linear import LINEAR
 from verifier.ops.product import product_planes
@@ -77,7 +78,7 @@ def relax(network: Network, box: Enclosure, name: str, free: tuple[Tensor, Tenso
     return Planes((lines.slope_lower,), lines.offset_lower, (lines.slope_upper,), lines.offset_upper)
 
 
-class _RelaxStep(torch.autograd.Function):
+class RelaxStep(torch.autograd.Function):
     """(A, planes) -> A per input and the offset, choosing the lower plane where A >= 0.
 
     One Function instead of a chain of elementwise operations keeps only A for the gradient.
@@ -89,7 +90,7 @@ class _RelaxStep(torch.autograd.Function):
         negative = coeffs.clamp(max=0)
         ctx.save_for_backward(coeffs, lower_slope, lower_offset, upper_slope, upper_offset)
         result = positive * lower_slope + negative * upper_slope
-        offset = _dot(positive, lower_offset) + _dot(negative, upper_offset)
+        offset = dot(positive, lower_offset) + dot(negative, upper_offset)
         return result, offset
 
     @staticmethod
@@ -111,7 +112,7 @@ class _RelaxStep(torch.autograd.Function):
         return grad_coeffs, *grads
 
 
-def _dot(coeffs: Tensor, offset: Tensor) -> Tensor:
+def dot(coeffs: Tensor, offset: Tensor) -> Tensor:
     """sum(coeffs * offset) over the node's axes in float64; infinite offsets count only where used."""
     product = coeffs * offset
     flat = product.flatten(2)
@@ -122,7 +123,7 @@ def _dot(coeffs: Tensor, offset: Tensor) -> Tensor:
 
 
 @dataclass
-class _Sums:
+class Sums:
     """What rows collected on their way, float64 [B, S] each; rounding of `offset` scales with `magnitude`."""
 
     offset: Tensor
@@ -190,13 +191,13 @@ class _Domain:
 
 def _carry(
     domain: _Domain, start: Mapping[str, Tensor], stop: frozenset[str], visits: dict[str, Tensor] | None = None
-) -> tuple[dict[str, Tensor], _Sums]:
+) -> tuple[dict[str, Tensor], Sums]:
     """Carry rows down to the nodes of `stop`, whose own rounding and splits are left to the caller."""
     network = domain.network
     coeffs: dict[str, Tensor] = dict(start)
     b, s = next(iter(start.values())).shape[:2]
     zero = torch.zeros(b, s, dtype=torch.float64, device=network.device)
-    sums = _Sums(zero, zero, zero)
+    sums = Sums(zero, zero, zero)
 
     def add(name: str, value: Tensor) -> None:
         if name not in coeffs:
@@ -205,7 +206,7 @@ def _carry(
         if domain.rigorous:
             # Two contributions may cancel, so their rounding is charged before they are summed.
             size = coeffs[name].abs() + value.abs()
-            sums.error = sums.error + 2 * network.own_unit * _weigh(size, domain.box.magnitude(name))
+            sums.error = sums.error + 2 * network.own_unit * weigh(size, domain.box.magnitude(name))
         coeffs[name] = coeffs[name] + value
 
     for node in reversed(network.order):
@@ -223,7 +224,7 @@ def _carry(
             rule, at = LINEAR[node.op], network.at[name]
             constant = rule.constant(at)
             if constant is not None:
-                sums.constant(_dot(a, constant.broadcast_to(node.shape)))
+                sums.constant(dot(a, constant.broadcast_to(node.shape)))
             for source, part in zip(node.inputs, rule.transpose(at, a.flatten(0, 1)), strict=True):
                 add(source, part.reshape(b, s, *part.shape[1:]))
             continue
@@ -231,7 +232,7 @@ def _carry(
         if visits is not None:
             visits[name] = a
         if len(node.inputs) == 1:
-            part, term = _RelaxStep.apply(
+            part, term = RelaxStep.apply(
                 a, plane.lower_slopes[0], plane.lower_offset, plane.upper_slopes[0], plane.upper_offset
             )
             add(node.inputs[0], part)
@@ -239,24 +240,24 @@ def _carry(
             positive, negative = a.clamp(min=0), a.clamp(max=0)
             for k, source in enumerate(node.inputs):
                 add(source, positive * plane.lower_slopes[k] + negative * plane.upper_slopes[k])
-            term = _dot(positive, plane.lower_offset) + _dot(negative, plane.upper_offset)
+            term = dot(positive, plane.lower_offset) + dot(negative, plane.upper_offset)
         sums.constant(term)
     return coeffs, sums
 
 
-def _arrive(domain: _Domain, name: str, a: Tensor, sums: _Sums) -> Tensor:
+def _arrive(domain: _Domain, name: str, a: Tensor, sums: Sums) -> Tensor:
     """Apply a node's split to the rows that reached it, and charge the node's rounding."""
     network = domain.network
     split = domain.splits.get(name)
     if split is not None:
         step = split.multiplier * split.sign.unsqueeze(1)
         a = a - step
-        sums.offset = sums.offset + _dot(step, split.point.unsqueeze(1))
+        sums.offset = sums.offset + dot(step, split.point.unsqueeze(1))
         if domain.rigorous:
             size = domain.box.magnitude(name) + split.point.abs()
-            sums.error = sums.error + 4 * network.own_unit * _weigh(split.multiplier, size)
+            sums.error = sums.error + 4 * network.own_unit * weigh(split.multiplier, size)
     if domain.rigorous:
-        sums.error = sums.error + _weigh(a.abs(), _slack(network, name, domain.box, domain.planes))
+        sums.error = sums.error + weigh(a.abs(), element_slack(network, name, domain.box, domain.planes))
     return a
 
 
@@ -265,42 +266,47 @@ class Shortcut:
     """A rigorous linear enclosure, from below, of a node's elements and of their negations, as matrices.
 
     For element i of the node and the nodes X it is made of:
-         y_i >= sum_X below[X][i] @ x + offset[0, i] - error[0, i],
-        -y_i >= sum_X above[X][i] @ x + offset[1, i] - error[1, i].
+         y_i >= sum_X maps[X][i] @ x + offset[0, i] - error[0, i],
+        -y_i >= sum_X maps[X][N + i] @ x + offset[1, i] - error[1, i].
     Rows then cross a large elementwise part of a network, such as attention, as small matrix products.
 
     Attributes:
-        below, above: name -> [N, N_X]; offset, error, magnitude: float64 [2, N]; reach: float64 [N],
+        maps: name -> [2 N, N_X]; offset, error, magnitude: float64 [2, N]; reach: float64 [N],
             sum |coefficients| |x|, what the rounding of the products scales with.
     """
 
-    below: Mapping[str, Tensor]
-    above: Mapping[str, Tensor]
+    maps: Mapping[str, RowMap]
     offset: Tensor
     error: Tensor
     magnitude: Tensor
     reach: Tensor
 
-    def apply(self, domain: _Domain, a: Tensor, sums: _Sums) -> dict[str, Tensor]:
-        """Carry rows [1, S, *shape of the node] across; returns name -> [1, S, *shape]."""
+    @property
+    def flops(self) -> float:
+        """Floating-point operations for one row."""
+        return 2.0 * sum(part.entries for part in self.maps.values())
+
+    def apply(self, domain: _Domain, a: Tensor, sums: Sums) -> dict[str, Tensor]:
+        """Carry rows [B, S, *shape of the node] across; returns name -> [B, S, *shape].
+
+        The enclosure holds on every box inside the one it was made from.
+        """
+        b, s = a.shape[:2]
         rows = a.flatten(0, 1).flatten(1)
-        positive, negative = rows.clamp(min=0), -rows.clamp(max=0)
+        signs = torch.cat([rows.clamp(min=0), -rows.clamp(max=0)], dim=1)
+        precise = signs.double()
 
-        def weigh(pair: Tensor) -> Tensor:
-            return (positive.double() @ pair[0] + negative.double() @ pair[1]).unsqueeze(0)
+        def total(pair: Tensor) -> Tensor:
+            return (precise @ pair.reshape(-1)).reshape(b, s)
 
-        sums.offset = sums.offset + weigh(self.offset)
-        sums.magnitude = sums.magnitude + weigh(self.magnitude)
+        sums.offset = sums.offset + total(self.offset)
         if domain.rigorous:
-            unit = domain.network.own_unit
-            own = 2 * gamma(2 * rows.shape[1] + 4, unit)
-            products = ((positive + negative).double() @ self.reach).unsqueeze(0)
-            sums.error = sums.error + weigh(self.error) + own * products
-        found = {}
-        for name, below in self.below.items():
-            part = positive @ below + negative @ self.above[name]
-            found[name] = part.reshape(1, -1, *domain.network.graph[name].shape)
-        return found
+            sums.magnitude = sums.magnitude + total(self.magnitude)
+            own = 2 * gamma(2 * rows.shape[1] + 4, domain.network.own_unit)
+            sums.error = sums.error + total(self.error) + own * total(self.reach.repeat(2))
+        return {
+            name: part.apply(signs).reshape(b, s, *domain.network.graph[name].shape) for name, part in self.maps.items()
+        }
 
     @staticmethod
     def across(
@@ -311,17 +317,29 @@ class Shortcut:
         unit = torch.eye(node.size, dtype=network.dtype, device=network.device)
         both = torch.cat([unit, -unit]).reshape(1, 2 * node.size, *node.shape)
         coeffs, sums = _carry(_Domain(network, box, planes, {}, {}, True), {name: both}, stop)
-        halves = {k: v.flatten(2)[0].split(node.size) for k, v in coeffs.items()}
-        reach = torch.zeros(node.size, dtype=torch.float64, device=network.device)
-        for source, (below, above) in halves.items():
-            size = box.magnitude(source).double().reshape(-1)
-            reach = reach + torch.maximum(below.abs(), above.abs()).double() @ size
+        matrices = {source: rows.flatten(2)[0] for source, rows in coeffs.items()}
         offset, error, magnitude = (t.reshape(2, node.size) for t in (sums.offset, sums.error, sums.magnitude))
-        below, above = ({k: v[side] for k, v in halves.items()} for side in (0, 1))
-        return Shortcut(below, above, offset, error, magnitude, reach)
+        return Shortcut.of(network, box, matrices, offset, error, magnitude)
+
+    @staticmethod
+    def of(
+        network: Network,
+        box: Enclosure,
+        matrices: Mapping[str, Tensor],
+        offset: Tensor,
+        error: Tensor,
+        magnitude: Tensor,
+    ) -> Shortcut:
+        """From dense matrices name -> [2 N, N_X], and the rest as described for the class."""
+        reach = torch.zeros(offset.shape[1], dtype=torch.float64, device=network.device)
+        for source, matrix in matrices.items():
+            larger = torch.maximum(*matrix.abs().chunk(2)).double()
+            reach = reach + larger @ box.magnitude(source).double().reshape(-1)
+        maps = {source: RowMap.of(matrix) for source, matrix in matrices.items()}
+        return Shortcut(maps, offset, error, magnitude, reach)
 
 
-def _slack(network: Network, name: str, box: Enclosure, planes: Mapping[str, Planes]) -> Tensor:
+def element_slack(network: Network, name: str, box: Enclosure, planes: Mapping[str, Planes]) -> Tensor:
     """Rounding slack per unit of coefficient on a node, the product with its planes' offsets included.
 
     [B, *shape], or [B, S, *shape] where the planes differ between rows.
@@ -336,7 +354,7 @@ def _slack(network: Network, name: str, box: Enclosure, planes: Mapping[str, Pla
     return slack.unsqueeze(1) + 4 * network.own_unit * offsets
 
 
-def _weigh(size: Tensor, weight: Tensor) -> Tensor:
+def weigh(size: Tensor, weight: Tensor) -> Tensor:
     """sum(size * weight) over the node's axes, float64 [B, S]; infinite weights count only where used.
 
     size [B, S, *shape]; weight [B or 1, *shape] or [B, S, *shape].

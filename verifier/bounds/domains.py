@@ -6,14 +6,14 @@ of all bounded nodes, K in all. Shape letters: B subdomains, S rows of a clause,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from verifier.bounds.backward import Planes, Split
+from verifier.bounds.backward import Planes, Shortcut, Split
 from verifier.bounds.concretize import InputShape
 from verifier.bounds.engine import DomainBounds
 from verifier.bounds.interval import Enclosure
@@ -94,6 +94,8 @@ class DomainEngine:
 
     Args:
         clause_rows: [C, S, N_out] (short clauses repeat a row), limits [C, S], strict [C, S].
+        shortcuts: fixed maps across all of `network.crossed`, whose neurons are then neither split nor
+            have parameters.
     """
 
     def __init__(
@@ -106,26 +108,33 @@ class DomainEngine:
         limits: Tensor,
         strict: Tensor,
         shape: InputShape | None = None,
+        shortcuts: Mapping[str, Shortcut] | None = None,
     ):
         self.engine, self.network = engine, engine.network
-        self.root, self.lower, self.upper, self.shape = found.box, lower, upper, shape
+        crossed = frozenset() if shortcuts is None else self.network.crossed
+        self.shortcuts = shortcuts
+        self.found, self.root, self.lower, self.upper, self.shape = found, found.box, lower, upper, shape
         self.clause_rows, self.limits, self.strict = clause_rows, limits, strict
-        self.open = {n: engine.open_neurons(n, found.box) for n in self.network.bounded}
-        self.open = {n: e for n, e in self.open.items() if len(e)}
-        self.space = SlopeSpace(self.network, found.box, self.open)
+        self.open = {n: found.matter(n, engine.open_neurons(n, found.box)) for n in self.network.bounded}
+        readers = {n: {reader for reader, _ in self.network.readers[n]} for n in self.open}
+        self.open = {n: e for n, e in self.open.items() if len(e) and not crossed.issuperset(readers[n])}
+        self.space = SlopeSpace(self.network, found.box, self.open, without=crossed)
         self.slices: dict[str, slice] = {}
         self.width = 0
         for name, elements in self.open.items():
             self.slices[name] = slice(self.width, self.width + len(elements))
             self.width += len(elements)
         # The ascent keeps about a dozen copies of every layer's coefficients.
-        sizes = sum(n.size for n in self.network.graph.nodes.values())
+        sizes = sum(n.size for n in self.network.graph.nodes.values() if n.name not in crossed)
         per_domain = 14 * clause_rows.shape[1] * sizes * torch.finfo(engine.dtype).bits // 8
         # One step of the ascent is about three passes; a round of them should not take many seconds.
         rate = min(engine.flops_per_second, ASCENT_FLOPS)
-        passes = 3 * max(1.0, *(self.network.row_flops(o) for o in self.network.graph.outputs)) / rate
+        each = [self.network.row_flops(o, without=crossed) for o in self.network.graph.outputs]
+        passes = 3 * (max(1.0, *each) + sum(s.flops for s in (shortcuts or {}).values())) / rate
         brief = STEP_SECONDS / (passes * clause_rows.shape[1])
         self.batch_size = int(np.clip(min(4 * engine.memory_bytes // per_domain, brief), 2, 256))
+        self._base = Enclosure(dict(self.root.lower), dict(self.root.upper), self.root.slack)
+        self._move(self._base, set(self.network.bounded) - self.open.keys())
 
     def gather(self, values: dict[str, Tensor]) -> Tensor:
         """name -> [B, *shape] restricted to the open neurons, [B, K]."""
@@ -162,16 +171,22 @@ class DomainEngine:
     def enclosure(self, batch: DomainBatch) -> Enclosure:
         """Bounds of every node: the root's, with the open neurons' own."""
         b = len(batch)
-        box = Enclosure(dict(self.root.lower), dict(self.root.upper), self.root.slack)
+        box = Enclosure(dict(self._base.lower), dict(self._base.upper), self.root.slack)
         for name in self.open:
             for target, row in ((box.lower, batch.low), (box.upper, batch.high)):
                 base = target[name].flatten(1).expand(b, -1)
                 target[name] = self.scatter(name, row, base)
+        self._move(box, self.open.keys())
+        return box
+
+    def _move(self, box: Enclosure, origins: Collection[str]) -> None:
+        """Give the nodes that only move data of `origins` their bounds."""
         for name, (origin, index) in self.network.moved.items():
+            if origin not in origins:
+                continue
             for target in (box.lower, box.upper):
                 moved = target[origin].flatten(1)[:, index]
                 target[name] = moved.reshape(-1, *self.network.graph[name].shape)
-        return box
 
     def ascent(self, batch: DomainBatch) -> Ascent:
         """The maximisation problem of a batch."""
@@ -201,6 +216,7 @@ class DomainEngine:
             upper,
             self.shape,
             splits if split_nodes else None,
+            shortcuts=self.shortcuts,
         )
 
     def closed(self, batch: DomainBatch, row_margins: Tensor) -> Tensor:
@@ -237,6 +253,16 @@ class DomainEngine:
         )
         points, closed = minimiser[row, best], self.closed(batch, margins)
         return DomainBounds(done, margins.double().cpu().numpy(), points.double().cpu().numpy(), closed.cpu().numpy())
+
+    @torch.no_grad()
+    def losses(self, batch: DomainBatch) -> Tensor:
+        """What the relaxations of what each open neuron feeds may cost the best row, [B, K]."""
+        ascent = self.ascent(batch)
+        beta = batch.beta if ascent.splits is not None else None
+        fixed = self.space.fixed_planes(ascent.box)
+        value, form, _, planes = ascent.evaluate(batch.free, beta, fixed, rigorous=False, keep_visits=True)
+        best = (value - self.limits[batch.clause]).argmax(1)
+        return self._scores(form.visits, planes, ascent.box, best)
 
     def _scores(self, visits: Mapping[str, Tensor], planes: dict[str, Planes], box: Enclosure, best: Tensor) -> Tensor:
         """How much of the bound each open neuron's relaxation costs at most: |A| times the widest gap.

@@ -8,6 +8,7 @@ Source: Xu et al. 2021, arXiv:2011.13824, section 3.3.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from verifier.bounds.torch_engine import Enclosed, LazyPlanes, TorchEngine
 from verifier.run import Run
 
 MOST_ITERATIONS = 20
+#: Neurons optimised between two looks at the clock.
+_FEW = 16
 
 
 def optimise_intermediate(
@@ -35,7 +38,7 @@ def optimise_intermediate(
         lower, upper: the box, [1, N_in].
     """
     network, box = engine.network, found.box
-    open_neurons = {n: engine.open_neurons(n, box) for n in network.bounded}
+    open_neurons = {n: found.matter(n, engine.open_neurons(n, box)) for n in network.bounded}
     before = sum(len(e) for e in open_neurons.values())
     costs = {n: 2.0 * len(e) * network.row_flops(n) for n, e in open_neurons.items()}
     total = sum(costs.values()) / engine.flops_per_second
@@ -45,7 +48,7 @@ def optimise_intermediate(
         return 0
     end = time.monotonic() + 2 * seconds
     for name in network.bounded:
-        neurons = engine.open_neurons(name, box)
+        neurons = found.matter(name, engine.open_neurons(name, box))
         if len(neurons) == 0 or (shape is None and network.interval_is_exact(name)):
             continue
         open_neurons[name] = neurons
@@ -56,12 +59,48 @@ def optimise_intermediate(
         for part in parts:
             if time.monotonic() > end or run.stopped():
                 break
-            values.append(_ascend(engine, found, space, name, part, (lower, upper, shape), iterations, run))
+            values.append(_ascend(engine, found, space, name, part, (lower, upper, shape), iterations, run.stopped))
         if values:
             engine.tighten(name, box, parts[: len(values)], values)
-            open_neurons[name] = engine.open_neurons(name, box)
+            open_neurons[name] = found.matter(name, engine.open_neurons(name, box))
     found.planes = LazyPlanes(network, box)
-    return before - sum(len(engine.open_neurons(n, box)) for n in network.bounded)
+    return before - sum(len(found.matter(n, engine.open_neurons(n, box))) for n in network.bounded)
+
+
+def optimise_neurons(
+    engine: TorchEngine,
+    found: Enclosed,
+    domain: tuple[Tensor, Tensor, InputShape | None],
+    chosen: Mapping[str, Tensor],
+    iterations: int,
+    stopped: Callable[[], bool],
+) -> float:
+    """Tighten some neurons of one box in place, in order; returns how much of their width is left.
+
+    Args:
+        domain: lower, upper [1, N_in] and what the input set adds to them.
+        chosen: bounded node -> flat neurons, the most important first.
+    """
+    network, box = engine.network, found.box
+    before = after = 0.0
+    for name in network.bounded:
+        if name not in chosen or network.interval_suffices(name):
+            continue
+        if domain[2] is None and network.interval_is_exact(name):
+            continue
+        open_neurons = {n: found.matter(n, engine.open_neurons(n, box)) for n in network.bounded}
+        space = SlopeSpace(network, box, open_neurons, upto=_first_reader(engine, name))
+        if space.size == 0:
+            continue
+        for part in chosen[name].split(min(_FEW, _rows_at_once(engine, space))):
+            if stopped():
+                break
+            before += float((box.upper[name] - box.lower[name]).flatten()[part].sum())
+            value = _ascend(engine, found, space, name, part, domain, iterations, stopped)
+            engine.tighten(name, box, [part], [value])
+            after += float((box.upper[name] - box.lower[name]).flatten()[part].sum())
+    found.planes = LazyPlanes(network, box)
+    return after / before if before > 0 else 1.0
 
 
 def _first_reader(engine: TorchEngine, name: str) -> str:
@@ -85,12 +124,12 @@ def _ascend(
     part: Tensor,
     domain: tuple[Tensor, Tensor, InputShape | None],
     iterations: int,
-    run: Run,
+    stopped: Callable[[], bool],
 ) -> Tensor:
     start = {name: engine.unit_rows(name, part, 1)}
     ascent = Ascent(engine.network, space, start, found.box, *domain, upto=_first_reader(engine, name))
     free = space.start(found.box).expand(1, 2 * len(part), -1)
-    free, _ = ascent.run(free, None, iterations, lambda value: run.stopped())
+    free, _ = ascent.run(free, None, iterations, lambda value: stopped())
     with torch.no_grad():
         fixed = space.fixed_planes(found.box, ascent.upto)
         value, *_ = ascent.evaluate(free, None, fixed, rigorous=True)

@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from verifier.bounds.network import Network
-from verifier.bounds.rounding import gamma
+from verifier.bounds.rounding import cast_up, gamma
+from verifier.bounds.summation import worst_additions
 from verifier.graph.ir import Node
+from verifier.ops.base import NodeTensors
 from verifier.ops.elementwise import ELEMENTWISE
 from verifier.ops.linear import LINEAR
 from verifier.ops.product import product_interval
@@ -134,14 +137,16 @@ def _widen(network: Network, lower: Tensor, upper: Tensor, by: Tensor) -> tuple[
 
 def _linear(network: Network, node: Node, box: Enclosure) -> tuple[Tensor, Tensor, Tensor]:
     rule, at = LINEAR[node.op], network.at[node.name]
-    terms = rule.terms(at)
     lows, highs = [box.lower[i] for i in node.inputs], [box.upper[i] for i in node.inputs]
-    if terms == 0 and at.extra_roundings == 0 and (node.op != "Constant"):
+    if rule.terms(at) == 0 and at.extra_roundings == 0 and (node.op != "Constant"):
         low = rule.value(at, lows)
         return low, rule.value(at, highs), torch.zeros_like(low)
-    own = gamma(terms + 4, network.own_unit)
-    fixed = node.attrs.get("deployed_error")
-    deployed = gamma(terms + 1 + at.extra_roundings, network.deployed_unit) * (1 + 4 * network.own_unit)
+    summands, fixed = rule.summands(at), node.attrs.get("deployed_error")
+    roundings = summands + 1 + at.extra_roundings if summands or at.extra_roundings else 0  # else data only moves
+    own = gamma(roundings + 4, network.own_unit)
+    # What a backward pass loses here: its own sums, and the constants' roundings where they were fused.
+    carry = gamma(rule.carried(at) + 4, network.own_unit) + gamma(roundings, 2.0**-53)
+    deployed = gamma(roundings, network.deployed_unit) * (1 + 4 * network.own_unit)
     constant = rule.constant_magnitude(at)
 
     def magnitude(sizes: list[Tensor]) -> Tensor:
@@ -150,7 +155,7 @@ def _linear(network: Network, node: Node, box: Enclosure) -> tuple[Tensor, Tenso
         if constant is not None:
             total = total + constant
         # Sums of magnitudes are themselves rounded: 1 + 2 gamma covers it.
-        return (total * (1 + 2 * own) + (terms + 2) * network.tiny).broadcast_to(total.shape[0], *node.shape)
+        return (total * (1 + 2 * own) + (summands + 2) * network.tiny).broadcast_to(total.shape[0], *node.shape)
 
     def theirs(total: Tensor) -> Tensor:
         """Rounding of the deployed program, whatever the order of its sums."""
@@ -171,7 +176,7 @@ def _linear(network: Network, node: Node, box: Enclosure) -> tuple[Tensor, Tenso
             low = torch.where(negative == 0, low.clamp(min=0), low)
         low = low.masked_fill(low_size > network.largest, -torch.inf)
         high = high.masked_fill(high_size > network.largest, torch.inf)
-        return low, high, (theirs(size) + 3 * own * size).masked_fill(size > network.largest, torch.inf)
+        return low, high, (theirs(size) + carry * size).masked_fill(size > network.largest, torch.inf)
     centers, radii = [], []
     for low, high in zip(lows, highs, strict=True):
         finite = torch.isfinite(low) & torch.isfinite(high)
@@ -184,11 +189,56 @@ def _linear(network: Network, node: Node, box: Enclosure) -> tuple[Tensor, Tenso
     reach = rule.magnitude(at, radii) * (1 + 2 * own) + 3 * own * size
     slack = theirs(size)
     if network.deployed_unit and fixed is None and node.op != "Constant":
-        halved = _partial_sums(network, at.extra_roundings, terms, size, middle.abs() + reach, constant)
+        halved = _partial_sums(network, at.extra_roundings, summands, size, middle.abs() + reach, constant)
         slack = torch.fmin(slack, halved)
+        if _sums_inputs(network, node, summands) and lows[0].shape[0] == 1:
+            slack = torch.fmin(slack, _ordered_sums(network, at, lows[0], highs[0], constant, size))
     slack = slack.masked_fill(size > network.largest, torch.inf)  # some partial sum may overflow
     lower, upper = _widen(network, middle, middle, reach + slack)
-    return lower, upper, slack + 3 * own * size
+    return lower, upper, slack + carry * size
+
+
+#: Sums of at least this many inputs are worth a closer look at their rounding, up to this many numbers.
+_LONG_SUM, _MOST_TERMS = 64, 1 << 22
+
+
+def _sums_inputs(network: Network, node: Node, terms: int) -> bool:
+    """Long sums over the inputs themselves: their rounding is carried through everything that follows."""
+    if terms < _LONG_SUM or len(node.inputs) != 1 or node.inputs[0] not in network.graph.inputs:
+        return False
+    return node.size * network.graph[node.inputs[0]].size <= _MOST_TERMS
+
+
+def _ordered_sums(
+    network: Network, at: NodeTensors, low: Tensor, high: Tensor, constant: Tensor | None, size: Tensor
+) -> Tensor:
+    """Rounding of a sum of products in any order, from its own terms on one box; see `worst_additions`.
+
+    Args:
+        low, high: the input, [1, *shape]; constant: magnitude of what is added; size: sum of |terms|, [1, *shape].
+    """
+    node = at.node
+    unit_rows = torch.eye(node.size, dtype=network.dtype, device=network.device)
+    (weights,) = LINEAR[node.op].transpose(at, unit_rows.reshape(-1, *node.shape))
+    weights = weights.flatten(1).double()
+    summands = int((weights != 0).sum(1).max())  # adding a zero rounds nothing
+    order = weights.abs().topk(summands, dim=1).indices
+    weights = weights.gather(1, order)
+    ends = [weights * x.double().reshape(1, -1).expand(node.size, -1).gather(1, order) for x in (low, high)]
+    least, most = torch.minimum(*ends), torch.maximum(*ends)
+    total = size.double().reshape(-1)
+    count, unit = summands + 3 + at.extra_roundings, network.deployed_unit
+    # Every term is rounded once as a product, and once for each operation fused into it; the partial
+    # sums that are rounded differ from the exact ones by less than 2 n u of the whole.
+    spare = 2 * count * unit * total
+    if constant is not None:
+        # One more term; but its parts may also have come with the others, so any partial sum may hold them.
+        own = constant.double().broadcast_to(node.shape).reshape(-1, 1)
+        least, most, spare = torch.cat([least, -own], dim=1), torch.cat([most, own], dim=1), spare + own.reshape(-1)
+    additions = worst_additions(least.cpu().numpy(), most.cpu().numpy(), spare.cpu().numpy())
+    error = torch.as_tensor(additions, device=total.device) + (1 + at.extra_roundings) * total
+    error = error * (unit * (1 + 8 * count * unit)) + count * float(np.finfo(network.source.dtype).tiny)
+    return cast_up(error, network.dtype, network.device).reshape(1, *node.shape)
 
 
 def _partial_sums(

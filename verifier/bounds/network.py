@@ -133,7 +133,17 @@ class Network:
 
     @cached_property
     def shortcuts(self) -> dict[str, frozenset[str]]:
-        """Small nodes that sum over one large relaxed node, and the smaller nodes that this one is made of.
+        """Small nodes that sum over one large relaxed node, and the smaller nodes that this one is made of."""
+        return {top: stop for top, (stop, _) in self._spans.items()}
+
+    @cached_property
+    def crossed(self) -> frozenset[str]:
+        """The nodes that shortcuts cross, their tops included."""
+        return frozenset().union(*(inside for _, inside in self._spans.values()))
+
+    @cached_property
+    def _spans(self) -> dict[str, tuple[frozenset[str], frozenset[str]]]:
+        """Top of a shortcut -> the nodes where it stops, and those inside it.
 
         Attention is the case in mind: a matrix product of two variables, or the sum in a softmax,
         expands its operands many times over before it sums them up again.
@@ -154,7 +164,7 @@ class Network:
                 linear = node.op in LINEAR and node.inputs and node.size > 2 * size
                 (inside if linear and inside.issuperset(self.consumers[node.name]) else stop).add(node.name)
             if size * sum(self.graph[n].size for n in stop) <= _LARGEST_SHORTCUT:
-                found[top] = frozenset(stop)
+                found[top] = (frozenset(stop), frozenset(inside))
         return found
 
     def interval_suffices(self, name: str) -> bool:
@@ -171,13 +181,23 @@ class Network:
             node = self.graph[node.inputs[0]]
         return affine <= 1
 
-    def row_flops(self, name: str) -> float:
-        """Floating-point operations to carry one coefficient row from node `name` back to the inputs."""
+    @property
+    def convolves(self) -> bool:
+        """True when convolutions make up most of the work."""
+        work = {node.name: _transpose_flops(node, self.graph) for node in self.order}
+        return sum(work[node.name] for node in self.order if node.op == "Conv") > 0.5 * sum(work.values())
+
+    def row_flops(self, name: str, without: frozenset[str] = frozenset()) -> float:
+        """Floating-point operations to carry one coefficient row from node `name` back to the inputs.
+
+        Args:
+            without: nodes that cost nothing.
+        """
         needed, total = {name}, 0.0
         for node in reversed(self.order):
             if node.name in needed:
                 needed.update(node.inputs)
-                total += _transpose_flops(node, self.graph)
+                total += 0.0 if node.name in without else _transpose_flops(node, self.graph)
         return total
 
 

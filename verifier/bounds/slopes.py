@@ -8,13 +8,13 @@ Source: Xu et al. 2021, arXiv:2011.13824 (alpha); Wang et al. 2021, arXiv:2103.0
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from verifier.bounds.backward import LinearForm, Planes, backward, relax
+from verifier.bounds.backward import LinearForm, Planes, Shortcut, backward, relax
 from verifier.bounds.concretize import InputShape, concretize
 from verifier.bounds.interval import Enclosure
 from verifier.bounds.network import Network
@@ -32,15 +32,28 @@ class _Segment:
 
 
 class SlopeSpace:
-    """The flat axis of free parameters, F in all, laid out for the open neurons of an enclosure."""
+    """The flat axis of free parameters, F in all, laid out for the open neurons of an enclosure.
 
-    def __init__(self, network: Network, box: Enclosure, open_neurons: dict[str, Tensor], upto: str | None = None):
-        self.network = network
+    Args:
+        without: relaxed nodes that have no parameters and need no planes, because shortcuts cross them.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        box: Enclosure,
+        open_neurons: dict[str, Tensor],
+        upto: str | None = None,
+        without: frozenset[str] = frozenset(),
+    ):
+        self.network, self.without = network, without
         self.segments: list[_Segment] = []
         self.size = 0
         for name in network.relaxed:
             if name == upto:
                 break
+            if name in without:
+                continue
             node = network.graph[name]
             if node.op == "Mul":
                 free = (True, True)
@@ -88,6 +101,16 @@ class SlopeSpace:
             planes[segment.name] = relax(self.network, box, segment.name, (pair[0], pair[1]))
         return planes
 
+    def part_of(self, other: SlopeSpace, free: Tensor) -> Tensor:
+        """These parameters out of those [..., F_other] of a space that has them all."""
+        theirs = {segment.name: segment for segment in other.segments}
+        parts = []
+        for segment in self.segments:
+            whole = theirs[segment.name]
+            pairs = ((segment.lower, whole.lower), (segment.upper, whole.upper))
+            parts += [free[..., chosen] for mine, chosen in pairs if mine is not None]
+        return torch.cat(parts, dim=-1) if parts else free[..., :0]
+
     def fixed_planes(self, box: Enclosure, upto: str | None = None) -> dict[str, Planes]:
         """Planes of the relaxed nodes that have no parameters."""
         own = {segment.name for segment in self.segments}
@@ -95,7 +118,7 @@ class SlopeSpace:
         for name in self.network.relaxed:
             if name == upto:
                 break
-            if name not in own:
+            if name not in own and name not in self.without:
                 found[name] = relax(self.network, box, name)
         return found
 
@@ -122,6 +145,7 @@ class Ascent:
         box, lower, upper, shape: the domain; lower, upper [B, N_in].
         splits: maps multipliers [B, S, K] to what `backward` takes, or None without splits.
         stop: says from the current bounds [B, S] whether to end early.
+        shortcuts: maps across relaxed nodes that the space leaves out.
     """
 
     network: Network
@@ -133,6 +157,7 @@ class Ascent:
     shape: InputShape | None = None
     splits: Callable[[Tensor], dict] | None = None
     upto: str | None = None
+    shortcuts: Mapping[str, Shortcut] | None = None
 
     def evaluate(
         self, free: Tensor, beta: Tensor | None, fixed: dict[str, Planes], *, rigorous: bool, keep_visits: bool = False
@@ -140,7 +165,16 @@ class Ascent:
         """Lower bounds [B, S], their form, the minimisers and the planes used."""
         planes = self.space.planes(self.box, free, fixed)
         splits = self.splits(beta) if self.splits is not None and beta is not None else None
-        form = backward(self.network, self.start, self.box, planes, splits, rigorous=rigorous, keep_visits=keep_visits)
+        form = backward(
+            self.network,
+            self.start,
+            self.box,
+            planes,
+            splits,
+            rigorous=rigorous,
+            keep_visits=keep_visits,
+            shortcuts=self.shortcuts,
+        )
         value, minimiser = concretize(form, self.lower, self.upper, self.shape)
         return value, form, minimiser, planes
 

@@ -7,6 +7,8 @@ import torch
 
 from verifier.bounds.clauses import PaddedClauses
 from verifier.bounds.concretize import InputShape
+from verifier.bounds.cone import cone_of
+from verifier.bounds.crossed_domains import CrossedDomains
 from verifier.bounds.domains import DomainEngine
 from verifier.bounds.intermediate import optimise_intermediate
 from verifier.bounds.torch_engine import TorchEngine
@@ -17,15 +19,17 @@ from verifier.spec.groups import Group
 INTERMEDIATE_SHARE = 0.15
 
 
-def root_domains(engine: TorchEngine, group: Group, index: int, run: Run) -> tuple[DomainEngine, np.ndarray]:
+def root_domains(
+    engine: TorchEngine, group: Group, index: int, run: Run
+) -> tuple[DomainEngine | CrossedDomains, np.ndarray]:
     """Bounds of box `index` with default slopes, then better ones; the clauses they leave open."""
     lower, upper = engine.boxes(group.lower[index : index + 1], group.upper[index : index + 1])
     shape = None if group.inputs is None else InputShape.of(group.inputs, engine.device)
-    with run.stage("intermediate bounds"):
-        found = engine.enclose(lower, upper, shape)
     clauses = PaddedClauses.of(group, index)
     count, wide = clauses.limits.shape
     rows = engine.tensor(clauses.rows)
+    with run.stage("intermediate bounds"):
+        found = engine.enclose(lower, upper, shape, wanted=cone_of(engine.network, rows.flatten(0, 1)))
 
     def open_clauses(note: str) -> np.ndarray:
         value, _ = engine.bound_rows(rows.flatten(0, 1).unsqueeze(0), found, lower, upper, shape)
@@ -45,4 +49,5 @@ def root_domains(engine: TorchEngine, group: Group, index: int, run: Run) -> tup
         left = open_clauses(f"{stable} more neurons stable")
     limits = torch.as_tensor(clauses.limits, device=engine.device)
     strict = torch.as_tensor(clauses.strict, device=engine.device)
-    return DomainEngine(engine, found, lower, upper, rows, limits, strict, shape), left
+    domains = DomainEngine(engine, found, lower, upper, rows, limits, strict, shape)
+    return CrossedDomains(domains) if engine.network.shortcuts else domains, left

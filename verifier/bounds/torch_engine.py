@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,9 +13,11 @@ from torch import Tensor
 
 from verifier.bounds.backward import LinearForm, Planes, Shortcut, backward, relax
 from verifier.bounds.concretize import InputShape, concretize
+from verifier.bounds.crossing import cross
 from verifier.bounds.engine import BoxBounds
 from verifier.bounds.interval import Enclosure, propagate
 from verifier.bounds.network import Network
+from verifier.bounds.patches import is_local, patch_bounds, patch_flops, tiles
 from verifier.bounds.rounding import cast_down, cast_up
 from verifier.errors import DeviceError
 from verifier.graph.ir import Graph
@@ -29,8 +32,14 @@ def _without_final_softmax(graph: Graph) -> Graph:
 
 
 #: Passes predicted to take longer than PROBE_SECONDS are tried on PROBE neurons first; the rest follow
-#: where those came out narrower by LEAST_GAIN, and by more the more of the remaining time they would take.
-PROBE_SECONDS, PROBE, LEAST_GAIN = 0.3, 16, 0.15
+#: where those came out narrower by twice the share of the remaining time that they would take, and by
+#: GAIN_PER_SHARE times that share or LEAST_GAIN more, whichever is less: what costs little may gain little.
+PROBE_SECONDS, PROBE, LEAST_GAIN, GAIN_PER_SHARE = 0.3, 16, 0.15, 10.0
+
+
+#: Sides of the tiles of positions that are bounded together, operations that starting one costs, and the
+#: share of a whole row's operations below which a row cropped to its patch is worth it.
+TILES, TILE_FLOPS, PATCH_SHARE = (1, 2, 4, 8), 5e6, 0.5
 
 
 class LazyPlanes(Mapping[str, Planes]):
@@ -71,7 +80,8 @@ class LazyShortcuts(Mapping[str, Shortcut]):
         if name not in self._made:
             if name not in self._parts or self._rows < self._network.graph[name].size:
                 raise KeyError(name)
-            self._made[name] = Shortcut.across(self._network, self._box, self._planes, name, self._parts[name])
+            given = (self._network, self._box, self._planes, name, self._parts[name])
+            self._made[name] = cross(*given) or Shortcut.across(*given)
         return self._made[name]
 
     def __iter__(self):  # type: ignore[no-untyped-def]
@@ -83,12 +93,23 @@ class LazyShortcuts(Mapping[str, Shortcut]):
 
 @dataclass
 class Enclosed:
-    """Bounds of every node on some boxes, the planes they give, and the last layer's input sensitivity."""
+    """Bounds of every node on some boxes, the planes they give, and the last layer's input sensitivity.
+
+    Attributes:
+        wanted: node -> bool [size], the neurons that matter to what is asked; None for all.
+    """
 
     sensitivity: Tensor
     box: Enclosure = field(default_factory=Enclosure)
     planes: LazyPlanes | dict[str, Planes] = field(default_factory=dict)
     shortcuts: LazyShortcuts | None = None
+    wanted: Mapping[str, Tensor] | None = None
+
+    def matter(self, name: str, neurons: Tensor) -> Tensor:
+        """Those of the flat neurons of a node that matter."""
+        if self.wanted is None:
+            return neurons
+        return neurons[self.wanted[name][neurons]] if name in self.wanted else neurons[:0]
 
 
 class TorchEngine:
@@ -130,18 +151,26 @@ class TorchEngine:
         self.memory_bytes = memory_bytes
         self.deadline = deadline
         self.flops_per_second = 1e10
+        #: the same for rows that take shortcuts, whose own operations are not counted
+        self.short_flops_per_second = 1e10
 
     @torch.no_grad()
     def rounding_share(self, lower: np.ndarray, upper: np.ndarray, rows: np.ndarray) -> float:
-        """What rounding takes from the bounds of rows at the middle of a box [N_in], per reach of the box there.
+        """What this engine's own rounding takes from bounds of rows at the middle of a box, per reach of the box there.
 
-        The reach is that of the tangent: sum |gradient| * half-width. Large values ask for a wider dtype.
+        The reach is that of the tangent: sum |gradient| * half-width. Large values ask for a wider dtype, which
+        the deployed program's rounding, the same in every dtype, does not.
+
+        Args:
+            lower, upper: [N_in].
         """
+        network = copy.copy(self.network)
+        network.deployed_unit, network.largest = 0.0, np.inf
         middle = self.tensor(0.5 * (lower + upper)).unsqueeze(0)
         radius = torch.as_tensor(0.5 * (upper - lower), dtype=torch.float64, device=self.device)
-        box = propagate(self.network, middle, middle)
-        start = self.network.split_rows(self.tensor(rows).unsqueeze(0))
-        form = backward(self.network, start, box, LazyPlanes(self.network, box))
+        box = propagate(network, middle, middle)
+        start = network.split_rows(self.tensor(rows).unsqueeze(0))
+        form = backward(network, start, box, LazyPlanes(network, box))
         reach = form.coeffs.double().abs() @ radius
         share = torch.where(reach > 0, form.error / reach, 0.0)  # a flat tangent tells nothing
         return float(torch.nan_to_num(share, nan=0.0, posinf=0.0).max())
@@ -194,14 +223,16 @@ class TorchEngine:
         known: Enclosure | None = None,
         *,
         refined: bool = True,
+        wanted: Mapping[str, Tensor] | None = None,
     ) -> Enclosed:
         """Bounds of every node over boxes [B, N_in]: intervals, then CROWN for what they leave open.
 
         Args:
             known: bounds to start from, of the same boxes or larger ones.
             refined: off leaves the intervals.
+            wanted: node -> bool [size], the neurons that matter (`cone_of`); None for all.
         """
-        found = Enclosed(torch.zeros_like(lower))
+        found = Enclosed(torch.zeros_like(lower), wanted=wanted)
 
         def refine(name: str, box: Enclosure) -> None:
             if found.box is not box:
@@ -228,18 +259,20 @@ class TorchEngine:
             else:
                 ends = [t.flatten(1)[:, index].reshape(-1, *node.shape) for t in (low, high)]
                 bent = ~ELEMENTWISE[node.op].exact_on(ends[0], ends[1], node).flatten(1)
-                mask.index_copy_(1, index[bent.any(0)], torch.ones_like(mask[:, : int(bent.any(0).sum())]))
+                mask[:, index[bent.any(0)]] = True  # an element may be read more than once
         return mask.any(0).nonzero().squeeze(1)
 
     def _refine(self, name: str, found: Enclosed, lower: Tensor, upper: Tensor, shape: InputShape | None) -> None:
         box = found.box
         if self.network.interval_suffices(name) or (shape is None and self.network.interval_is_exact(name)):
             return
-        neurons = self.open_neurons(name, box)
-        if len(neurons) == 0:
+        neurons = found.matter(name, self.open_neurons(name, box))
+        if len(neurons) == 0 or self._refine_patches(name, neurons, found, shape):
             return
         b = lower.shape[0]
-        seconds_each = 2.0 * b * self.network.row_flops(name) / self.flops_per_second
+        crossed = self.network.crossed if b == 1 else frozenset()  # one box's rows take shortcuts
+        rate = self.short_flops_per_second if crossed else self.flops_per_second
+        seconds_each = 2.0 * b * self.network.row_flops(name, without=crossed) / rate
         width = (box.upper[name] - box.lower[name]).flatten(1).amax(0)[neurons]
         neurons = neurons[width.argsort(descending=True)]
         found.sensitivity = torch.zeros_like(lower)
@@ -259,7 +292,8 @@ class TorchEngine:
             self.tighten(name, box, [probe], [pass_back(probe)])
             after = (box.upper[name] - box.lower[name]).flatten(1)[:, probe]
             share = seconds_each * len(neurons) / max(self.deadline - time.monotonic(), 1e-9)
-            if not bool(after.sum() < (1 - LEAST_GAIN - 2 * share) * before.sum()):
+            least = min(LEAST_GAIN, GAIN_PER_SHARE * share) + 2 * share
+            if not bool(after.sum() < (1 - least) * before.sum()):
                 return
         # The widest first, as many as a quarter of the time that is left can hold.
         afford = 0.25 * (self.deadline - time.monotonic()) / seconds_each
@@ -271,8 +305,34 @@ class TorchEngine:
         self.tighten(name, box, parts, [pass_back(part) for part in parts])
         spent = time.monotonic() - begin
         if spent > 0.05:  # shorter passes measure call overhead, not throughput
-            rate = seconds_each * len(neurons) * self.flops_per_second / spent
+            rate = max(0.5 * rate, seconds_each * len(neurons) * rate / spent)
+            if crossed:
+                self.short_flops_per_second = rate
+            else:
+                self.flops_per_second = rate
+
+    def _refine_patches(self, name: str, neurons: Tensor, found: Enclosed, shape: InputShape | None) -> bool:
+        """Bound neurons of one box by the patches they see, where that is much cheaper and there is time."""
+        network = self.network
+        if shape is not None or found.box.lower[name].shape[0] > 1 or not is_local(network, name):
+            return False
+        each = {side: 2.0 * patch_flops(network, name, side) for side in TILES}
+        side = min(TILES, key=lambda s: each[s] + TILE_FLOPS / s**2)
+        seconds = each[side] * len(neurons) / self.flops_per_second
+        if each[side] > PATCH_SHARE * 2 * network.row_flops(name):
+            return False
+        if seconds > 0.5 * (self.deadline - time.monotonic()):
+            return False
+        begin = time.monotonic()
+        limit = max(1, self.row_batch() // 2)
+        parts = [part for tile in tiles(network.graph[name].shape, neurons, side) for part in tile.split(limit)]
+        values = [patch_bounds(network, found.box, found.planes, name, part) for part in parts]
+        self.tighten(name, found.box, parts, values)
+        spent = time.monotonic() - begin
+        if spent > 0.05:
+            rate = seconds * self.flops_per_second / spent
             self.flops_per_second = max(0.5 * self.flops_per_second, rate)
+        return True
 
     def unit_rows(self, name: str, neurons: Tensor, boxes: int) -> Tensor:
         """Rows +e_i, then -e_i, for flat neurons i of a node: [boxes, 2 * len(neurons), *shape]."""

@@ -109,9 +109,17 @@ class Linear(ABC):
         """True when inputs >= 0 give y >= 0 in floating point, too: sums and products of such numbers."""
         return False
 
+    def summands(self, at: NodeTensors) -> int:
+        """Most numbers summed for one result of `value`, as the deployed program does; 0 when data only moves."""
+        return 0
+
+    def carried(self, at: NodeTensors) -> int:
+        """Most numbers summed for one result of `transpose`; 0 when data only moves."""
+        return self.summands(at)
+
     def terms(self, at: NodeTensors) -> int:
         """Most numbers summed for one result, in `value` or in `transpose`; 0 when data only moves."""
-        return 0
+        return max(self.summands(at), self.carried(at))
 
 
 class Elementwise(ABC):

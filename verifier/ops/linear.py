@@ -52,8 +52,11 @@ class Dense(Linear):
     def constant_magnitude(self, at: NodeTensors) -> Tensor:
         return at["bias_magnitude"]
 
-    def terms(self, at: NodeTensors) -> int:
-        return max(at.node.attrs["weight"].shape) + 1
+    def summands(self, at: NodeTensors) -> int:
+        return int(at.node.attrs["weight"].shape[0]) + 1
+
+    def carried(self, at: NodeTensors) -> int:
+        return int(at.node.attrs["weight"].shape[1])
 
 
 class BlockDense(Linear):
@@ -68,8 +71,11 @@ class BlockDense(Linear):
     def transpose(self, at: NodeTensors, coeffs: Tensor) -> tuple[Tensor, ...]:
         return (torch.einsum("...ko,kio->...ki", coeffs, at["weight"]),)
 
-    def terms(self, at: NodeTensors) -> int:
-        return max(at.node.attrs["weight"].shape[1:])
+    def summands(self, at: NodeTensors) -> int:
+        return int(at.node.attrs["weight"].shape[1])
+
+    def carried(self, at: NodeTensors) -> int:
+        return int(at.node.attrs["weight"].shape[2])
 
 
 def _fold(x: Tensor) -> Tensor:
@@ -116,9 +122,7 @@ class Conv(Linear):
         crop = begin if begin == end else (0,) * d
         sizes, kernel = at.input_shapes[0][2:], weight.shape[2:]
         # Rows of the padded input that no window reaches are missing at the far end.
-        reached = [
-            (at.shape[2 + i] - 1) * a["strides"][i] + a["dilations"][i] * (kernel[i] - 1) + 1 for i in range(d)
-        ]
+        reached = [(at.shape[2 + i] - 1) * a["strides"][i] + a["dilations"][i] * (kernel[i] - 1) + 1 for i in range(d)]
         short = [sizes[i] + begin[i] + end[i] - reached[i] for i in range(d)]
         simple = begin == end and all(s < max(a["strides"][i], a["dilations"][i]) for i, s in enumerate(short))
         x = _CONV_TRANSPOSE[d](
@@ -141,10 +145,15 @@ class Conv(Linear):
     def constant_magnitude(self, at: NodeTensors) -> Tensor:
         return at["bias_magnitude"].reshape(1, -1, *([1] * (len(at.shape) - 2)))
 
-    def terms(self, at: NodeTensors) -> int:
-        w = at.node.attrs["weight"].shape
-        window = at.node.attrs["weight"][0, 0].size
-        return max(w[1] * window, w[0] // at.node.attrs["groups"] * window) + 1
+    def summands(self, at: NodeTensors) -> int:
+        return int(at.node.attrs["weight"][0].size) + 1
+
+    def carried(self, at: NodeTensors) -> int:
+        a, kernel = at.node.attrs, at.node.attrs["weight"].shape[2:]
+        steps = zip(kernel, a["strides"], a["dilations"], strict=True)
+        # Without dilation, the windows that hold a given input lie `stride` apart.
+        windows = math.prod(-(-k // s) if d == 1 else k for k, s, d in steps)
+        return a["weight"].shape[0] // a["groups"] * windows
 
 
 class ConvTranspose(Linear):
@@ -152,9 +161,7 @@ class ConvTranspose(Linear):
 
     def _apply(self, at: NodeTensors, x: Tensor, weight: Tensor) -> Tensor:
         a, d = at.node.attrs, weight.ndim - 2
-        y = _CONV_TRANSPOSE[d](
-            _fold(x), weight, None, tuple(a["strides"]), 0, 0, a["groups"], tuple(a["dilations"])
-        )
+        y = _CONV_TRANSPOSE[d](_fold(x), weight, None, tuple(a["strides"]), 0, 0, a["groups"], tuple(a["dilations"]))
         end = [a["output_padding"][i] - a["pads"][d + i] for i in range(d)]
         return _pad_ends(y, [-p for p in a["pads"][:d]], end).reshape(-1, *at.shape)
 
@@ -178,10 +185,12 @@ class ConvTranspose(Linear):
     def constant_magnitude(self, at: NodeTensors) -> Tensor:
         return at["bias_magnitude"].reshape(1, -1, *([1] * (len(at.shape) - 2)))
 
-    def terms(self, at: NodeTensors) -> int:
+    def summands(self, at: NodeTensors) -> int:
         w = at.node.attrs["weight"].shape
-        window = at.node.attrs["weight"][0, 0].size
-        return max(w[0] // at.node.attrs["groups"] * window, w[1] * window) + 1
+        return w[0] // at.node.attrs["groups"] * at.node.attrs["weight"][0, 0].size + 1
+
+    def carried(self, at: NodeTensors) -> int:
+        return int(at.node.attrs["weight"][0].size)
 
 
 class Scale(Linear):
@@ -214,7 +223,7 @@ class Scale(Linear):
         whole = at["bias_magnitude"] <= at["shift"]
         return bool((at["scale"] >= 0).all()) and bool(whole.all())
 
-    def terms(self, at: NodeTensors) -> int:
+    def summands(self, at: NodeTensors) -> int:
         return 2
 
 
@@ -236,7 +245,7 @@ class Add(Linear):
     def keeps_sign(self, at: NodeTensors) -> bool:
         return True
 
-    def terms(self, at: NodeTensors) -> int:
+    def summands(self, at: NodeTensors) -> int:
         return 1
 
 
@@ -303,8 +312,8 @@ class Select(Linear):
         x = flat.new_zeros(flat.shape[0], size + 1).index_add(1, at.once("flat indices", self._indices), flat)
         return (x[:, :size].reshape(-1, *at.input_shapes[0]),)
 
-    def terms(self, at: NodeTensors) -> int:
-        """Largest multiplicity of an index, which is what `transpose` sums; 0 when data only moves."""
+    def carried(self, at: NodeTensors) -> int:
+        """Largest multiplicity of an index; 0 when data only moves."""
         return at.once("multiplicity", self._multiplicity)
 
     def _multiplicity(self, at: NodeTensors) -> int:
@@ -352,11 +361,11 @@ class ReduceSum(Linear):
     def keeps_sign(self, at: NodeTensors) -> bool:
         return True
 
-    def terms(self, at: NodeTensors) -> int:
-        n = 1
-        for axis in self._axes(at):
-            n *= at.input_shapes[0][axis - 1]
-        return n
+    def summands(self, at: NodeTensors) -> int:
+        return math.prod(at.input_shapes[0][axis - 1] for axis in self._axes(at))
+
+    def carried(self, at: NodeTensors) -> int:
+        return 0
 
 
 LINEAR: dict[str, Linear] = {

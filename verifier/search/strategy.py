@@ -26,8 +26,9 @@ MIDDLING_INPUTS = 64
 LOOK_AHEAD_SHARE = 0.05
 #: Share of the time, and seconds, that looking for a counterexample may take before anything is proved.
 FALSIFY_SHARE, FALSIFY_S = 0.15, 3.0
-#: Loss to rounding, per reach of the box, above which the torch engine computes in float64.
-ROUNDING_SHARE = 0.02
+#: Loss to rounding, per reach of the box, above which the torch engine computes in float64; convolutions,
+#: which are several times slower there, bear more.
+ROUNDING_SHARE, CONV_ROUNDING_SHARE = 0.02, 0.25
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def make_engine(query: Query, groups: list[Group], settings: Settings, soundness
             return engine
         group = groups[0]
         share = engine.rounding_share(group.lower[0], group.upper[0], group.rows.coeffs[:16])
-        if share > ROUNDING_SHARE:
+        if share > (CONV_ROUNDING_SHARE if engine.network.convolves else ROUNDING_SHARE):
             run.say("engine", f"float64, because rounding in float32 would take {share:.2g} of the bounds' reach")
             engine = TorchEngine(
                 query.graph, device=settings.device, soundness=soundness, deadline=run.deadline, dtype=torch.float64
