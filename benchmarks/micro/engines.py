@@ -99,7 +99,7 @@ def main() -> None:
             rates, margins = np.median(found[:, :, 0], axis=0), found[0, :, 1]
             ratio = np.median(found[:, 0, 0] / found[:, 1, 0])
             print(
-                f"{name:20} {kind:6} {rates[0]:9.0f} {rates[1]:9.0f} {ratio:6.1f}   {margins[0]:.4g}, {margins[1]:.4g}",
+                f"{name:20} {kind:6} {rates[0]:9.1f} {rates[1]:9.1f} {ratio:6.1f}   {margins[0]:.4g}, {margins[1]:.4g}",
                 flush=True,
             )
 
