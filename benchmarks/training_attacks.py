@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
+from torch import nn
 
 from verifier.data import Dataset, Split
 from verifier.training.backdoor.clean_label import stamp_hardened, stamp_own_class
@@ -25,7 +26,7 @@ TARGET = 3
 Line = dict[str, object]
 
 
-def surrogate(data: Dataset, seed: int, recipe: Recipe = DIGITS_CNN):
+def surrogate(data: Dataset, seed: int, recipe: Recipe = DIGITS_CNN) -> nn.Module:
     """A model the attacker trains on the clean data; its seed is never a victim's."""
     return train(None, data, replace(recipe, seed=1000 + seed)).model
 
@@ -132,10 +133,15 @@ def targeted(parts: Split, trials: int = 10) -> Iterator[Line]:
 def flip_curve(parts: Split) -> Iterator[Line]:
     """Test accuracy against the fraction of flipped labels."""
     for rate in (0.05, 0.1, 0.2, 0.3, 0.4):
-        random = measure(parts, lambda d, s, r=rate: random_flips(d, r, s), DIGITS_CNN, seeds=SEEDS)
-        worst = measure(
-            parts, lambda d, s, r=rate: loss_maximising_flips(d, surrogate(d, s), r), DIGITS_CNN, seeds=SEEDS
-        )
+
+        def flip_worst(data: Dataset, seed: int, rate: float = rate) -> PoisonedDataset:
+            return loss_maximising_flips(data, surrogate(data, seed), rate)
+
+        def flip_random(data: Dataset, seed: int, rate: float = rate) -> PoisonedDataset:
+            return random_flips(data, rate, seed)
+
+        random = measure(parts, flip_random, DIGITS_CNN, seeds=SEEDS)
+        worst = measure(parts, flip_worst, DIGITS_CNN, seeds=SEEDS)
         yield {
             "flipped": f"{rate:.0%}",
             "random flips": f"{random.clean_accuracy.mean:.1%} ± {random.clean_accuracy.std:.1%}",

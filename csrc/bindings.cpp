@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "example_op/scale_boxes.h"
 #include "verifier/kernels.h"
 #include "verifier/network.h"
 #include "verifier/thread_pool.h"
@@ -251,6 +252,16 @@ void clip_boxes(bool cuda, intptr_t where, const py::dict& given) {
 }
 
 template <typename T>
+void scale_boxes(bool cuda, intptr_t where, const py::dict& given) {
+    const Job in(given);
+    const verifier::ScaleBoxes<T> job{in.size("boxes"), in.size("n"), in.pointer<T>("lower"), in.pointer<T>("upper"),
+                                      in.pointer<T>("scale"), in.pointer<T>("shift"), in.pointer<T>("out_lower"),
+                                      in.pointer<T>("out_upper")};
+    py::gil_scoped_release free;
+    cuda ? verifier::scale_boxes_cuda(job, where) : verifier::scale_boxes_cpu(job, where);
+}
+
+template <typename T>
 void bind_kernels(py::module_& module, const std::string& suffix) {
     const auto bind = [&](const char* name, void (*kernel)(bool, intptr_t, const py::dict&)) {
         module.def((name + suffix).c_str(), kernel, py::arg("cuda"), py::arg("where"), py::arg("job"));
@@ -262,6 +273,7 @@ void bind_kernels(py::module_& module, const std::string& suffix) {
     bind("enclose", &enclose<T>);
     bind("ascend", &ascend<T>);
     bind("split_scores", &split_scores<T>);
+    bind("scale_boxes", &scale_boxes<T>);
 }
 
 }  // namespace

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -36,7 +37,7 @@ class OnnxWriter:
         self._constants.append(numpy_helper.from_array(array, name))
         return name
 
-    def add(self, op: str, *inputs: str, **attributes: object) -> str:
+    def add(self, op: str, *inputs: str, **attributes: Any) -> str:
         """Append one node; without inputs it reads the last tensor made."""
         name = f"{op.lower()}_{len(self._nodes)}"
         node = helper.make_node(op, list(inputs) or [self.last], [name], name=name, **attributes)

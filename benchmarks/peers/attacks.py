@@ -202,8 +202,12 @@ def compare(case: Case, net: nn.Module, x: Tensor, y: Tensor, eps: float) -> lis
     budget = 1e3 if case.minimise else eps
     results = {"verifier": measure(ours, net, x, y, case.p, budget)}
     for tool, run in case.peers.items():
+
+        def theirs(victim: nn.Module, run: Peer = run) -> Tensor:
+            return run(victim, x, y, budget)
+
         try:
-            results[tool] = measure(lambda victim, run=run: run(victim, x, y, budget), net, x, y, case.p, budget)
+            results[tool] = measure(theirs, net, x, y, case.p, budget)
         except Exception as error:
             print(f"{case.name} in {tool} failed: {type(error).__name__}: {error}", file=sys.stderr)
     both = np.logical_and.reduce([np.isfinite(r.size) for r in results.values()])

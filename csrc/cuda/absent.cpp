@@ -1,6 +1,7 @@
 // Stands in for the CUDA launchers in a build without CUDA.
 #include <stdexcept>
 
+#include "../example_op/scale_boxes.h"
 #include "verifier/kernels.h"
 
 namespace verifier {
@@ -15,7 +16,17 @@ const Kernels<double>* kernels_cuda<double>() {
     return nullptr;
 }
 
-void clip_boxes_cuda(const ClipBoxes&, intptr_t) { throw std::runtime_error("this build has no CUDA kernels"); }
+[[noreturn]] static void say_absent() { throw std::runtime_error("this build has no CUDA kernels"); }
+
+void clip_boxes_cuda(const ClipBoxes&, intptr_t) { say_absent(); }
+
+template <typename T>
+void scale_boxes_cuda(const ScaleBoxes<T>&, intptr_t) {
+    say_absent();
+}
+
+template void scale_boxes_cuda(const ScaleBoxes<float>&, intptr_t);
+template void scale_boxes_cuda(const ScaleBoxes<double>&, intptr_t);
 
 int cuda_device_count() { return 0; }
 

@@ -127,13 +127,6 @@ void interval_dense(const IntervalDense<T>& job, intptr_t stream) {
     check_launch("interval_dense");
 }
 
-// One thread per element, for any body that takes (job, index).
-template <typename Job, void (*kBody)(const Job&, int64_t)>
-__global__ void over_elements(Job job, int64_t count) {
-    const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-    for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) kBody(job, i);
-}
-
 template <typename T>
 void interval_conv(const IntervalConv<T>& job, intptr_t stream) {
     const int64_t count = job.boxes * job.out_channels * job.out_height * job.out_width;

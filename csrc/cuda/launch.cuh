@@ -23,6 +23,13 @@ inline unsigned blocks_for(int64_t count) {
     return static_cast<unsigned>(std::min<int64_t>((count + kThreads - 1) / kThreads, 1 << 20));
 }
 
+// One thread per element, for any body that takes (job, index).
+template <typename Job, void (*kBody)(const Job&, int64_t)>
+__global__ void over_elements(Job job, int64_t count) {
+    const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
+    for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) kBody(job, i);
+}
+
 // Blocks that each loop over whole rows.
 inline unsigned rows_for(int64_t rows) { return static_cast<unsigned>(std::min<int64_t>(rows, 1 << 20)); }
 

@@ -187,7 +187,10 @@ def test_threads_change_nothing() -> None:
     rows = rng.normal(size=(90, 3))
     one, two = (domains_of(graph, rows, 0.4, 3, threads=t) for t in (1, 2))
     a, b = (d.bound(d.initial(np.arange(90)), 7, never) for d in (one, two))
-    assert np.allclose(a.row_margins, b.row_margins, atol=1e-4)
+    # Whether a row above its limit stops early is for the rows beside it in its block to decide, and blocks depend
+    # on the threads and on the width of a vector.
+    assert np.array_equal(a.closed, b.closed) and 0 < a.closed.sum() < 90
+    assert np.allclose(a.row_margins[~a.closed], b.row_margins[~a.closed], atol=1e-4)
 
 
 def test_nan_and_overflow_close_nothing() -> None:

@@ -80,6 +80,14 @@ def split_scores(coeffs: np.ndarray, lower: np.ndarray, upper: np.ndarray, bias:
     return np.where(crossing, np.abs(gain).max(axis=1, initial=0), 0)
 
 
+def scale_boxes(
+    lower: np.ndarray, upper: np.ndarray, scale: np.ndarray, shift: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ends [B, N] of x * scale + shift; the kernel to copy, see kernels.example_op."""
+    a, b = lower * scale, upper * scale
+    return np.minimum(a, b) + shift, np.maximum(a, b) + shift
+
+
 def clip_boxes(
     coeffs: np.ndarray, limit: np.ndarray, lower: np.ndarray, upper: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:

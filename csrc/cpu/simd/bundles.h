@@ -15,12 +15,16 @@ struct Planes {
     int64_t stride, count;
 };
 
-// Planes whose sums stay in registers together, kBundle accumulators each.
+// Planes whose sums stay in registers together, one accumulator for each output of a bundle.
 #if VERIFIER_VECTOR_BYTES == 64 || defined(__aarch64__)
 constexpr int kPlanes = 4;
 #else
-constexpr int kPlanes = 2;
+constexpr int kPlanes = 3;
 #endif
+
+// Bytes by which weights are fetched ahead (past the end it does nothing): they are read once for all planes, and a
+// layer of them is larger than the second-level cache.
+constexpr int64_t kAhead = 2048;
 
 template <typename T>
 struct BundleSums {
@@ -29,40 +33,49 @@ struct BundleSums {
     int64_t count;
 };
 
-template <typename T, int kCount>
-VERIFIER_INLINE void sum_bundle(const BundleSums<T>& sums, const T* in, int64_t stride, Vec<T> (&sum)[kBundle][kCount]) {
+template <typename T, int kOutputs, int kCount>
+VERIFIER_INLINE void sum_bundle(const BundleSums<T>& sums, const T* in, int64_t stride, Vec<T> (&sum)[kOutputs][kCount]) {
     constexpr int64_t lanes = Lanes<T>::kCount;
     for (int64_t k = 0; k < sums.count; ++k) {
         const T* w = sums.values + (sums.position ? sums.position[k] : k) * kBundle;
         const T* x = in + sums.index[k] * lanes;
+        __builtin_prefetch(reinterpret_cast<const char*>(w) + kAhead);
         Vec<T> rows[kCount];
         for (int v = 0; v < kCount; ++v) rows[v] = load(x + v * stride);
-        for (int j = 0; j < kBundle; ++j) {
+        for (int j = 0; j < kOutputs; ++j) {
             const Vec<T> factor = spread<T>(w[j]);
             for (int v = 0; v < kCount; ++v) sum[j][v] += factor * rows[v];
         }
     }
 }
 
-template <typename T, int kCount>
+// The first kOutputs outputs of a bundle.
+template <typename T, int kOutputs, int kCount>
 VERIFIER_INLINE void write_bundle(const BundleSums<T>& sums, const int32_t* output, const T* in, int64_t in_stride, T* out,
                                   int64_t out_stride, bool accumulate) {
     constexpr int64_t lanes = Lanes<T>::kCount;
-    Vec<T> sum[kBundle][kCount] = {};
-    sum_bundle<T, kCount>(sums, in, in_stride, sum);
-    for (int j = 0; j < kBundle && output[j] >= 0; ++j) {
+    Vec<T> sum[kOutputs][kCount] = {};
+    sum_bundle<T, kOutputs, kCount>(sums, in, in_stride, sum);
+    for (int j = 0; j < kOutputs; ++j) {
         T* y = out + output[j] * lanes;
         for (int v = 0; v < kCount; ++v) store(y + v * out_stride, accumulate ? load(y + v * out_stride) + sum[j][v] : sum[j][v]);
     }
 }
 
-// Every bundle that `next` names, in steps of planes that fit the registers.
+// Every bundle that `next` names, in steps of planes that fit the registers. Places of a bundle that hold no output
+// cost nothing.
 template <typename T, int kCount, typename Next>
 VERIFIER_INLINE void write_bundles(int64_t count, Next next, Planes<const T> in, Planes<T> out, int64_t plane, bool accumulate) {
+    const T* from = in.data + plane * in.stride;
+    T* to = out.data + plane * out.stride;
+    static_assert(kBundle == 4, "one case for each number of outputs");
     for (int64_t b = 0; b < count; ++b) {
         const int32_t* output;
         const BundleSums<T> sums = next(b, output);
-        write_bundle<T, kCount>(sums, output, in.data + plane * in.stride, in.stride, out.data + plane * out.stride, out.stride, accumulate);
+        if (output[3] >= 0) write_bundle<T, 4, kCount>(sums, output, from, in.stride, to, out.stride, accumulate);
+        else if (output[2] >= 0) write_bundle<T, 3, kCount>(sums, output, from, in.stride, to, out.stride, accumulate);
+        else if (output[1] >= 0) write_bundle<T, 2, kCount>(sums, output, from, in.stride, to, out.stride, accumulate);
+        else write_bundle<T, 1, kCount>(sums, output, from, in.stride, to, out.stride, accumulate);
     }
 }
 
@@ -79,8 +92,13 @@ template <typename T>
 static void carry_back(const CompactTerm<T>& term, const RouteTerm& route, Planes<const T> in, Planes<T> out, bool accumulate) {
     const auto next = [&](int64_t b, const int32_t*& output) __attribute__((always_inline)) {
         output = route.output + b * kBundle;
-        const int64_t begin = route.start[b];
-        return BundleSums<T>{route.index + begin, route.position + begin, term.backward.values, route.start[b + 1] - begin};
+        const int64_t begin = route.start[b], length = route.start[b + 1] - begin;
+        const int32_t *index = route.index + begin, *position = route.position + begin;
+        const T* values = term.backward.values;
+        // Positions rise, so no weight is skipped where as many lie between the first and the last.
+        if (length > 0 && position[length - 1] - position[0] == length - 1)
+            return BundleSums<T>{index, nullptr, values + position[0] * kBundle, length};
+        return BundleSums<T>{index, position, values, length};
     };
     over_planes<T>(route.count, next, in, out, accumulate);
 }
