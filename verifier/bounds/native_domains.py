@@ -35,7 +35,7 @@ CUT_OFF_ITERATIONS = 20
 #: Neurons bounded with it: those that make up this share of what all relaxations cost the subdomain's bound.
 CUT_OFF_SHARE = 0.8
 #: First steps of the ascent where it goes on from a parent's, as a share of what they are from the start.
-WARM_PACE = 0.1
+WARM_PACE = 0.5
 #: Wall-clock seconds that one call should take, so that the clock is noticed; rows of the first call, and most.
 CALL_SECONDS = 0.2
 FIRST_ROWS, MOST_ROWS = 64, 1024

@@ -23,6 +23,10 @@ ROOT_ITERATIONS = 60
 CHILD_ITERATIONS = 12
 #: For subdomains without anything left to split, whose bound is a linear program's once converged.
 LAST_ITERATIONS = 400
+#: Share of the remaining time after which the search pauses to tighten what all subdomains share, and for how long.
+TRIAL_SHARE = 0.1
+REFINE_SHARE = 0.3
+MOST_REFINEMENTS = 4
 #: Rounds of bounding neurons with their clause for one subdomain, and the steps of each.
 MOST_ROUNDS, CUT_OFF_ITERATIONS = 40, 8
 #: A round that moves the margin by a smaller share is the last; all of them must gain this share to be worthwhile.
@@ -135,6 +139,17 @@ def split_activations(engine: BoxEngine, group: Group, index: int, falsifier: Fa
         return SplitResult(None, 0)
     tree = Tree(domains, falsifier, index, run)
     result = tree.open(clauses)
+    for _ in range(MOST_REFINEMENTS):
+        result = result or tree.search(time.monotonic() + TRIAL_SHARE * min(run.remaining(), 300.0))
+        if result is not None or run.stopped():
+            break
+        with run.stage("refine neurons"):
+            gained = domains.refine(REFINE_SHARE * min(run.remaining(), 300.0), run.stopped)
+        if not gained:
+            run.say("refine", "tighter bounds of neurons gain too little")
+            break
+        clauses, tree = tree.clauses, Tree(domains, falsifier, index, run)
+        result = tree.open(clauses)
     return result or tree.search() or SplitResult(None, len(tree))
 
 
@@ -160,6 +175,11 @@ class _Branch:
 
     def __len__(self) -> int:
         return len(self.frontier) + len(self.single)
+
+    @property
+    def clauses(self) -> np.ndarray:
+        """Clauses that some subdomain leaves open."""
+        return np.unique(np.concatenate([self.frontier.clauses, *(one.clauses for one in self.single)]))
 
     @property
     def worst(self) -> float:
@@ -207,11 +227,16 @@ class Tree:
         self.run.say("slopes", f"{len(self)} of {len(clauses)} clauses open, worst margin {self.worst:.6g}")
         return None
 
-    def search(self) -> SplitResult | None:
-        """Split until everything is closed or decided; None where the run is over before."""
+    @property
+    def clauses(self) -> np.ndarray:
+        """Clauses that some subdomain leaves open."""
+        return np.unique(np.concatenate([b.clauses for b in self.branches]))
+
+    def search(self, until: float = np.inf) -> SplitResult | None:
+        """Split until everything is closed or decided; None where the run or the time `until` is over before."""
         while self.branches:
             branch = self.branches[-1]
-            if self.run.stopped():
+            if self.run.stopped() or time.monotonic() > until:
                 return None
             if branch.single:
                 result = self._close(branch)
