@@ -246,7 +246,7 @@ def test_refined_neurons_hold_and_tighten() -> None:
 
 
 def test_frontier_takes_the_lowest_and_loses_nothing() -> None:
-    from verifier.search.activation_split import Frontier
+    from verifier.search.frontier import Frontier
 
     rng = np.random.default_rng(37)
     domains = domains_of(chain(rng, [4, 12, 2]), np.ones((1, 2)), 0.5, 9)

@@ -74,6 +74,14 @@ class CrossedDomains:
         """See engine.DomainEngine."""
         return self.whole.refine(seconds, stopped)
 
+    def focus(self, spare: Any | None) -> Any | None:
+        """See engine.DomainEngine; here all subdomains of a clause share their bounds."""
+        return None
+
+    def cut_off(self, batch: DomainBatch, iterations: int, stopped: Callable[[], bool]) -> DomainBounds:
+        """See engine.DomainEngine; never asked for, because there is no focus."""
+        raise NotImplementedError("the torch engine has no bounds of a single subdomain")
+
     def forget(self, batch: DomainBatch) -> DomainBatch:
         """See engine.DomainEngine."""
         return batch

@@ -186,7 +186,11 @@ class NativeDomains:
         """See engine.DomainEngine."""
         b, s = len(batch), self.clauses.limits.shape[1]
         batch = self._remember(batch)
-        job = {"iterations": iterations if iterations > 1 else 0, "rigorous": True, "outputs": True}
+        job: dict[str, Any] = {
+            "iterations": iterations if iterations > 1 else 0,
+            "rigorous": True,
+            "outputs": True,
+        }
         if (batch.split >= 0).any():  # parameters of the parents' are near the optimum already
             job["pace"] = WARM_PACE
         begin = time.monotonic()

@@ -25,7 +25,7 @@ from verifier.bounds.torch_engine import Enclosed, TorchEngine
 from verifier.certify.forms import radius_of_form
 from verifier.certify.threat import Nearness
 from verifier.run import Run
-from verifier.search.activation_split import CHILD_ITERATIONS, LAST_ITERATIONS, ROOT_ITERATIONS
+from verifier.search.subdomain_tree import CHILD_ITERATIONS, LAST_ITERATIONS, ROOT_ITERATIONS
 
 #: Share of the remaining time for the slopes of intermediate bounds.
 INTERMEDIATE_SHARE = 0.15
