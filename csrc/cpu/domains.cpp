@@ -298,9 +298,16 @@ void Domains<T>::bound_stage(int index, int64_t iterations, Clock clock) {
 
 template <typename T>
 void Domains<T>::adopt(const Domains& other) {
-    memory_->previous_lower = other.memory_->previous_lower;
-    memory_->previous_upper = other.memory_->previous_upper;
-    memory_->remembered = other.memory_->remembered;
+    // The bounds in effect, without those that wait for the other's next pass: its open neurons keep their numbers.
+    Memory& mine = *memory_;
+    mine.previous_lower.assign(plan_.count, {});
+    mine.previous_upper.assign(plan_.count, {});
+    for (int s = 1; s < plan_.count; ++s) {
+        const StageState<T>& state = other.root_.states[s];
+        mine.previous_lower[s].assign(state.lower, state.lower + plan_.stages[s].size);
+        mine.previous_upper[s].assign(state.upper, state.upper + plan_.stages[s].size);
+    }
+    mine.remembered = other.memory_->remembered;
     run_root(0, 0, 0);
 }
 

@@ -138,3 +138,15 @@ def test_cones_and_full_passes_agree() -> None:
         alone = domains.on_neurons(stage, codes[k : k + 1])
         value = alone.bound(alone.initial(np.zeros(1, np.int64)), 0, never).row_margins[0, 0]
         assert value == pytest.approx(margins[k], abs=1e-5)
+
+
+def test_focus_numbers_neurons_as_its_parent_does() -> None:
+    """Bounds that wait for the parent's next pass must not renumber what its subdomains refer to."""
+    _, _, domains, _, _ = dense_case(0, 0.05)
+    batch = domains.bound(domains.initial(np.zeros(1, np.int64)), 20, never).batch
+    stage = int(domains.open_stage[-1])
+    neurons = domains.open_index[domains.open_stage == stage][:3]
+    domains.tighten(stage, neurons, np.zeros(len(neurons)), np.full(len(neurons), 1e9))
+    own = domains.focus(None)
+    assert own is not None and own.width == domains.width
+    assert np.isfinite(own.cut_off(batch, 4, never).row_margins).all()

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "ascent.h"
+#include "box.h"
 
 namespace verifier::VERIFIER_ISA {
 
