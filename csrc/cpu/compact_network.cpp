@@ -98,13 +98,12 @@ CompactStage<T>& CompactNetwork<T>::start_stage(int64_t size, const int32_t* ali
 template <typename T>
 void CompactNetwork<T>::keep(int index, const StageState<T>& state, CompactStage<T>& stage, Owned& owned) {
     const Stage<T>& source = plan_.stages[index];
-    const FormRows layout(plan_.forms, plan_.stages[0].size);
     const T* given[] = {state.slope_lower, state.offset_lower, state.slope_upper, state.offset_upper, source.bias,
-                        state.charge, state.half + layout.magnitude * source.stride};
+                        state.charge};
     const T** fields[] = {&stage.slope_lower, &stage.offset_lower, &stage.slope_upper, &stage.offset_upper,
-                          &stage.bias, &stage.charge, &stage.most};
-    owned.numbers.resize(7 * stage.size);
-    for (int f = 0; f < 7; ++f) {
+                          &stage.bias, &stage.charge};
+    owned.numbers.resize(6 * stage.size);
+    for (int f = 0; f < 6; ++f) {
         T* out = owned.numbers.data() + f * stage.size;
         for (int64_t k = 0; k < stage.size; ++k) out[k] = given[f][stage.feature[k]];
         *fields[f] = out;

@@ -42,7 +42,7 @@ class CompactNetwork {
     };
     struct Owned {
         std::vector<int32_t> feature, position, kept;
-        std::vector<T> numbers;  // seven arrays
+        std::vector<T> numbers;  // six arrays
         std::list<Map> maps;
         std::vector<CompactTerm<T>> terms;
     };

@@ -171,6 +171,7 @@ void Domains<T>::enter(const double* lower, const double* upper, double seconds)
     upper_.assign(upper, upper + inputs());
     memory_->previous_lower.clear();
     memory_->previous_upper.clear();
+    memory_->remembered.clear();
     memory_->compact.enter(lower, upper);
     measure_root(seconds);
 }

@@ -37,7 +37,6 @@ struct CompactStage {
     const int32_t* feature;   // [size] their numbers in the stage
     const int32_t* position;  // [stage size] the inverse, -1 for neurons left out
     const T *slope_lower, *offset_lower, *slope_upper, *offset_upper, *bias, *charge;  // [size], as in StageState
-    const T* most;            // [size] >= |h|
     const int32_t* kept;      // [size] number, in the whole network, of a neuron whose two lines differ in slope, or -1
     const CompactTerm<T>* terms;
     int term_count;
