@@ -22,6 +22,8 @@ ITERATIONS = 10
 MOST_ROUNDS = 200
 #: A stage whose open neurons' ranges shrink less than this in all is not worth its time.
 LEAST_GAIN = 0.1
+#: Share of its time after which a stage must have gained the same share of that.
+PROBE_SHARE = 0.2
 
 
 def refine_stages(domains: NativeDomains, seconds: float, stopped: Callable[[], bool]) -> bool:
@@ -49,19 +51,33 @@ def _refine_stage(domains: NativeDomains, stage: int, end: float, stopped: Calla
     if len(neurons) == 0:
         return False
     low, high = (b[neurons] for b in domains.stage_bounds(stage))
-    best = _raise_minima(domains, stage, neurons, end, stopped)
+    best = _raise_minima(domains, stage, neurons, low, high, end, stopped)
     # A side that was proved positive makes its neuron stable; leaves' bounds of the others count as they are.
+    domains.tighten(stage, neurons, np.maximum(low, best[0]), np.minimum(high, -best[1]))
+    return _gain(low, high, best) > LEAST_GAIN
+
+
+def _gain(low: np.ndarray, high: np.ndarray, best: np.ndarray) -> float:
+    """Share of the neurons' ranges that lower bounds of z and of -z [2, n] take away; all of it where one is stable."""
     new_low, new_high = np.maximum(low, best[0]), np.minimum(high, -best[1])
-    domains.tighten(stage, neurons, new_low, new_high)
-    crossing = (new_low < 0) & (new_high > 0)
-    before, after = (high - low).sum(), np.where(crossing, new_high - new_low, 0.0).sum()
-    return bool(after < (1 - LEAST_GAIN) * before)
+    left = np.where((new_low < 0) & (new_high > 0), new_high - new_low, 0.0).sum()
+    return 1.0 - float(left / (high - low).sum())
 
 
 def _raise_minima(
-    domains: NativeDomains, stage: int, neurons: np.ndarray, end: float, stopped: Callable[[], bool]
+    domains: NativeDomains,
+    stage: int,
+    neurons: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    end: float,
+    stopped: Callable[[], bool],
 ) -> np.ndarray:
-    """Lower bounds of z and of -z over the box, [2, n], by splitting each target's worst leaf in turn."""
+    """Lower bounds of z and of -z over the box, [2, n], by splitting each target's worst leaf in turn.
+
+    Stops early where the first part of the time hardly moved what is known, low and high [n].
+    """
+    probe = time.monotonic() + PROBE_SHARE * (end - time.monotonic())
     codes = np.stack([2 * neurons, 2 * neurons + 1]).reshape(-1)
     targets = domains.on_neurons(stage, codes)
     leaves = _bounded(targets, targets.initial(np.arange(len(codes))), end, stopped)
@@ -69,6 +85,10 @@ def _raise_minima(
     for _ in range(MOST_ROUNDS):
         worst = np.minimum(done, _lowest(leaves.margin, leaves.clause, len(codes)))
         stable = (worst > 0).reshape(2, -1).any(axis=0)
+        if time.monotonic() > probe:
+            if _gain(low, high, np.maximum(worst.reshape(2, -1), [low, -high])) < PROBE_SHARE * LEAST_GAIN:
+                break
+            probe = np.inf
         # Only a target's worst leaf matters, and none where a leaf that cannot be split is worse.
         active = ~np.concatenate([stable, stable]) & (worst < done)
         chosen = np.flatnonzero((leaves.margin <= worst[leaves.clause]) & active[leaves.clause])

@@ -43,7 +43,10 @@ def split_activations(engine: BoxEngine, group: Group, index: int, falsifier: Fa
             break
         clauses, tree = tree.clauses, Tree(domains, falsifier, index, run)
         result = tree.open(clauses)
-    return result or tree.search() or SplitResult(None, len(tree))
+    result = result or tree.search() or SplitResult(None, len(tree))
+    if tree.looks:
+        run.say("cut off", f"{tree.looks} closer looks closed {tree.closed_by_looks} subdomains")
+    return result
 
 
 def _root(engine: BoxEngine, group: Group, index: int, run: Run) -> tuple[DomainEngine, np.ndarray]:

@@ -76,6 +76,7 @@ class Tree:
         self.near = np.inf if own is None else -np.inf
         self._spare: dict[int, DomainEngine] = {} if own is None else {1: own}
         self._look_s = BRIEF_S
+        self.looks = self.closed_by_looks = 0
 
     def __len__(self) -> int:
         return sum(len(b) for b in self.branches)
@@ -174,6 +175,8 @@ class Tree:
         margin = 0.0 if bounds.closed[0] else float(bounds.batch.margins[0])
         success = margin > (1 - WORTHWHILE_GAIN) * first
         self._learn(first, success)
+        self.looks += 1
+        self.closed_by_looks += bool(bounds.closed[0])
         if bounds.closed[0]:
             return None
         if not success:
