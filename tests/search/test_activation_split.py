@@ -15,6 +15,7 @@ from verifier.bounds import native_domains
 from verifier.bounds.native_engine import NativeEngine
 from verifier.graph.evaluate import evaluate
 from verifier.run import Run
+from verifier.search import activation_split, subdomain_tree
 from verifier.search.activation_split import split_activations
 from verifier.spec.groups import group_cases
 from verifier.spec.problem import Case, Clause, InputSet, Problem
@@ -33,9 +34,9 @@ class Blind:
 def decide(graph, lower, upper, rows, limits, seconds):
     clauses = tuple(Clause(r[None], np.array([t]), np.array([False])) for r, t in zip(rows, limits, strict=True))
     group = group_cases(Problem((Case(InputSet(lower, upper), clauses),), graph.output_size))[0]
-    run = Run()
+    run = Run().limited(seconds)
     engine = NativeEngine(graph, threads=1, forms=False)
-    return split_activations(engine, group, 0, Blind(), run.limited(seconds)), run
+    return split_activations(engine, group, 0, Blind(), run), run
 
 
 @pytest.mark.parametrize("planted", (None, 0, 17, 39))
@@ -70,3 +71,21 @@ def test_planted_points_are_never_closed(seed):
     assert result.open_count > 0
     clear, _ = decide(graph, lower, upper, row[None], np.array([lowest - 0.5]), 30)
     assert clear.open_count == 0 or clear.exhausted
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_closer_looks_close_what_plain_splitting_closes(seed, monkeypatch):
+    """From the first moment on, or not at all: the clause is closed, and looks did close subdomains."""
+    monkeypatch.setattr(activation_split, "PLAIN_S", 0.0)
+    rng = np.random.default_rng(seed)
+    graph = chain(rng, [8, 24, 24, 24, 2])
+    lower, upper = -0.2 * np.ones(8), 0.2 * np.ones(8)
+    row = rng.normal(size=2)
+    values = evaluate(graph, rng.uniform(lower, upper, size=(4000, 8))) @ row
+    limits = np.array([float(values.min() - 0.3 * (values.max() - values.min()))])
+    result, run = decide(graph, lower, upper, row[None], limits, 60)
+    assert result.open_count == 0 and not result.exhausted
+    assert any(stage == "cut off" and " 0 closer" not in text for _, stage, text in run.events)
+    monkeypatch.setattr(subdomain_tree, "MOST_BRANCHES", 0)
+    plain, run = decide(graph, lower, upper, row[None], limits, 60)
+    assert plain.open_count == 0 and not any(stage == "cut off" for _, stage, _ in run.events)

@@ -16,6 +16,8 @@ from verifier.search.input_split import SplitResult
 from verifier.search.subdomain_tree import Tree
 from verifier.spec.groups import Group
 
+#: Seconds of plain splitting before subdomains are looked at more closely, and their share of the remaining time.
+PLAIN_S, PLAIN_SHARE = 1.0, 0.05
 #: Share of the remaining time after which the search pauses to tighten what all subdomains share, and for how long.
 TRIAL_SHARE = 0.1
 REFINE_SHARE = 0.3
@@ -30,8 +32,15 @@ def split_activations(engine: BoxEngine, group: Group, index: int, falsifier: Fa
     domains, clauses = _root(engine, group, index, run)
     if len(clauses) == 0:
         return SplitResult(None, 0)
-    tree = Tree(domains, falsifier, index, run)
-    result = tree.open(clauses)
+    # What plain splitting closes at once needs nothing else.
+    tree = Tree(domains, falsifier, index, run, looks=False)
+    result = tree.open(clauses) or tree.search(time.monotonic() + min(PLAIN_S, PLAIN_SHARE * run.remaining()))
+    if result is not None:
+        return result
+    looking = Tree(domains, falsifier, index, run)
+    if looking.can_look:
+        clauses, tree = tree.clauses, looking
+        result = tree.open(clauses)
     for _ in range(MOST_REFINEMENTS):
         result = result or tree.search(time.monotonic() + TRIAL_SHARE * min(run.remaining(), 300.0))
         if result is not None or run.stopped():

@@ -67,12 +67,15 @@ class Tree:
     its neurons where its clause can still be satisfied (INVPROP), round after round while that gains; else its
     children become a branch with those bounds. How near is near enough is learned: failures raise `near`,
     successes lower it.
+
+    Args:
+        looks: off leaves that to plain splitting, as does an engine without bounds of single subdomains.
     """
 
-    def __init__(self, domains: DomainEngine, falsifier: Falsifier, index: int, run: Run):
+    def __init__(self, domains: DomainEngine, falsifier: Falsifier, index: int, run: Run, *, looks: bool = True):
         self.falsifier, self.index, self.run = falsifier, index, run
         self.branches = [_Branch(domains, Frontier(domains), [], -np.inf)]
-        own = domains.focus(None)
+        own = domains.focus(None) if looks else None
         self.near = np.inf if own is None else -np.inf
         self._spare: dict[int, DomainEngine] = {} if own is None else {1: own}
         self._look_s = BRIEF_S
@@ -80,6 +83,11 @@ class Tree:
 
     def __len__(self) -> int:
         return sum(len(b) for b in self.branches)
+
+    @property
+    def can_look(self) -> bool:
+        """Whether subdomains are closed one by one."""
+        return bool(self._spare)
 
     @property
     def worst(self) -> float:
@@ -206,7 +214,7 @@ class Tree:
     def _learn(self, margin: float, success: bool) -> None:
         """After a closer look from this margin, look from farther away, or only from nearer."""
         if success:
-            self.near = max(self.near, margin) if np.isinf(self.near) else min(self.near, FARTHER * margin)
+            self.near = min(self.near, FARTHER * margin)
         else:
             self.near = NEARER * (margin if np.isinf(self.near) else self.near)
 
