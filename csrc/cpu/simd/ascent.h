@@ -117,7 +117,7 @@ static void step_block(Block<T>& at, int64_t planes, const AdamRate<T>& rate) {
     const int64_t n = planes * Lanes<T>::kCount < at.count ? planes * Lanes<T>::kCount : at.count;
     if (work.waiting[0]) place_minimisers(at, planes);
     for (int s = 1; s <= at.top(); ++s) {
-        if (!work.waiting[s] || (at.target.rows && s == at.top())) continue;
+        if (!at.waits(s) || (at.target.rows && s == at.top())) continue;
         const CompactStage<T>& stage = at.net.stages[s];
         const Planes<T> rows = at.rows(s, planes);
         if (stage.term_count == 0) clear_planes(at, s, planes);

@@ -30,6 +30,10 @@ struct Block {
     int top() const { return target.rows ? target.stage : target.stage - 1; }
     // Whether the rows pass a split's neuron at this stage; elsewhere it constrains nothing.
     bool meets(const SplitEntry<T>& split, int stage) const { return split.stage == stage && route[stage].reached[split.index]; }
+    // Whether rows wait at a stage: not where none of its neurons is left, and so nothing goes on from it.
+    bool waits(int stage) const {
+        return work.waiting[stage] && route[stage].straight_count + route[stage].bent_count > 0;
+    }
     int64_t planes() const { return blocks_of(count, Lanes<T>::kCount); }
     SplitEntry<T>* splits(int64_t r) const { return work.splits + r * work.most_splits; }
     Planes<T> rows(int stage, int64_t planes) const {
@@ -294,7 +298,7 @@ static void sweep_block(Block<T>& at, int64_t n) {
     memset(work.waiting, 0, at.net.plan->count * sizeof(int));
     at.target.rows ? place_output_rows<T, kRigorous>(at, n) : place_neuron_rows<T, kRigorous>(at, n);
     for (int s = at.top(); s >= 1; --s) {
-        if (!work.waiting[s]) continue;
+        if (!at.waits(s)) continue;
         const CompactStage<T>& stage = at.net.stages[s];
         relax_block<T, kRigorous>(at, s, n);
         if (s == at.target.added) add_neurons<T, kRigorous>(at, n);
