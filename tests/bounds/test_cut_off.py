@@ -150,3 +150,17 @@ def test_focus_numbers_neurons_as_its_parent_does() -> None:
     own = domains.focus(None)
     assert own is not None and own.width == domains.width
     assert np.isfinite(own.cut_off(batch, 4, never).row_margins).all()
+
+def test_a_stage_without_neurons_left() -> None:
+    """Rows end where a whole layer is dead: bounds, candidates and neuron rows beyond it still come out."""
+    rng = np.random.default_rng(31)
+    graph = chain(rng, [5, 12, 12, 12, 2])
+    graph["dense1"].attrs["bias"][:] = -50.0  # every neuron of the second layer is off
+    row = np.array([[1.0, -0.5]])
+    domains = domains_of(graph, row, 0.3, 7)
+    bounds = domains.bound(domains.initial(np.zeros(1, np.int64)), 10, never)
+    values = evaluate(graph, points_in(domains, 200)) @ row[0]
+    assert np.isfinite(bounds.row_margins).all() and values.min() >= bounds.row_margins[0, 0]
+    domains.optimise_root(1e9)
+    own = domains.focus(None)
+    assert own is not None and np.isfinite(own.cut_off(bounds.batch, 4, never).row_margins).all()
