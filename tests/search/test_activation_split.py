@@ -76,7 +76,8 @@ def test_planted_points_are_never_closed(seed):
 @pytest.mark.parametrize("seed", range(4))
 def test_closer_looks_close_what_plain_splitting_closes(seed, monkeypatch):
     """From the first moment on, or not at all: the clause is closed, and looks did close subdomains."""
-    monkeypatch.setattr(activation_split, "PLAIN_S", 0.0)
+    monkeypatch.setattr(activation_split, "PLAIN_S", -1.0)
+    monkeypatch.setattr(subdomain_tree, "BRIEF_SHARE", 0.0)
     rng = np.random.default_rng(seed)
     graph = chain(rng, [8, 24, 24, 24, 2])
     lower, upper = -0.2 * np.ones(8), 0.2 * np.ones(8)
