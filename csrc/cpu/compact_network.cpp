@@ -70,11 +70,9 @@ void CompactNetwork<T>::clear() {
     owned_.clear();
     for (auto* list : {&free_, &least_, &start_}) list->clear();
     for (auto* list : {&open_stage_, &open_feature_, &open_kept_}) list->clear();
-    open_start_.assign(1, 0);
     std::vector<int32_t> every(plan_.stages[0].size);
     for (size_t i = 0; i < every.size(); ++i) every[i] = static_cast<int32_t>(i);
     start_stage(plan_.stages[0].size, every.data(), static_cast<int64_t>(every.size()));
-    open_start_.push_back(0);
 }
 
 template <typename T>
@@ -108,10 +106,9 @@ void CompactNetwork<T>::keep(int index, const StageState<T>& state, CompactStage
         for (int64_t k = 0; k < stage.size; ++k) out[k] = given[f][stage.feature[k]];
         *fields[f] = out;
     }
-    const bool bends = source.activation == Activation::kRelu || source.activation == Activation::kLeakyRelu;
     for (int64_t k = 0; k < stage.size; ++k) {
         const int32_t i = stage.feature[k];
-        const bool free = bends && source.alpha < 1 && state.lower[i] < 0 && state.upper[i] > 0;
+        const bool free = bends(source.activation) && source.alpha < 1 && state.lower[i] < 0 && state.upper[i] > 0;
         if (!free && stage.slope_lower[k] == stage.slope_upper[k]) continue;
         owned.kept[k] = static_cast<int32_t>(free_.size());
         free_.push_back(free ? T(1) : T(0));
@@ -122,7 +119,6 @@ void CompactNetwork<T>::keep(int index, const StageState<T>& state, CompactStage
         open_feature_.push_back(i);
         open_kept_.push_back(owned.kept[k]);
     }
-    open_start_.push_back(static_cast<int64_t>(open_stage_.size()));
 }
 
 template <typename T>

@@ -27,8 +27,7 @@ class CompactNetwork {
     CompactNet<T> net() const;
     int64_t kept_count() const { return static_cast<int64_t>(free_.size()); }
 
-    // Neurons whose slope is free, stage by stage: numbers of their stage, within it, and among the kept ones.
-    const std::vector<int64_t>& open_start() const { return open_start_; }
+    // Neurons whose slope is free, in the order of their stages: numbers of their stage, within it, and among the kept ones.
     const std::vector<int32_t>& open_stage() const { return open_stage_; }
     const std::vector<int32_t>& open_feature() const { return open_feature_; }
     const std::vector<int32_t>& open_kept() const { return open_kept_; }
@@ -55,7 +54,6 @@ class CompactNetwork {
     std::vector<CompactStage<T>> stages_;
     std::list<Owned> owned_;
     std::vector<T> low_, high_, free_, least_, start_;
-    std::vector<int64_t> open_start_;
     std::vector<int32_t> open_stage_, open_feature_, open_kept_;
 };
 

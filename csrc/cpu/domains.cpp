@@ -36,11 +36,6 @@ int32_t first_source(const Stage<T>& stage, int32_t i) {
     return term.by_row.index[term.by_row.start[i]];
 }
 
-template <typename T>
-bool is_curved(const Stage<T>& stage) {
-    return stage.activation == Activation::kSigmoid || stage.activation == Activation::kTanh;
-}
-
 // Neurons of each stage, among those left, that the listed neurons of stage `index` read.
 template <typename T>
 std::vector<std::vector<int32_t>> sources_of(const CompactNet<T>& net, int index, const std::vector<int32_t>& neurons) {
@@ -254,7 +249,7 @@ template <typename T>
 std::vector<int32_t> Domains<T>::open_neurons(int index) const {
     const Stage<T>& stage = plan_.stages[index];
     const StageState<T>& state = memory_->root.work.stages[index];
-    const bool curved = is_curved(stage);
+    const bool curved = curves(stage.activation);
     std::vector<int32_t> neurons;
     for (int64_t i = 0; i < stage.size; ++i)
         if (curved ? state.lower[i] < state.upper[i] : state.lower[i] < 0 && state.upper[i] > 0)
@@ -269,7 +264,7 @@ std::vector<int32_t> Domains<T>::open_neurons(int index) const {
 template <typename T>
 void Domains<T>::bound_stage(int index, int64_t iterations, Clock clock) {
     Memory& mine = *memory_;
-    if (is_curved(plan_.stages[index]) && iterations > 0) return;
+    if (curves(plan_.stages[index].activation) && iterations > 0) return;
     StageState<T>& state = mine.root.work.stages[index];
     const std::vector<int32_t> neurons = open_neurons(index);
     mine.enlarge(mine.compact.kept_count(), 1);
@@ -388,21 +383,19 @@ void Domains<T>::follow(CutOff& cut, const std::vector<int32_t>& stages, const s
     cut.sign.resize(kept);
 }
 
-// Open neurons that cost a row most, until they make up a share of the whole, as lists for each stage.
+// Neurons of a stage among the open ones that cost a row most and make up a share of the whole, in rising order.
 template <typename T>
-std::vector<std::vector<int32_t>> Domains<T>::costliest(const std::vector<double>& cost, double share) const {
-    std::vector<int32_t> order(cost.size());
-    double total = 0;
+std::vector<int32_t> Domains<T>::costliest(int stage, const std::vector<double>& cost, double share) const {
+    std::vector<int32_t> order(cost.size()), found;
+    double total = 0, sum = 0;
     for (size_t k = 0; k < cost.size(); ++k) order[k] = static_cast<int32_t>(k), total += cost[k];
     std::sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return cost[a] > cost[b]; });
-    std::vector<std::vector<int32_t>> found(plan_.count);
-    double sum = 0;
     for (int32_t k : order) {
         if (!(cost[k] > 0) || sum >= share * total) break;
         sum += cost[k];
-        found[open_stage()[k]].push_back(open_index()[k]);
+        if (open_stage()[k] == stage) found.push_back(open_index()[k]);
     }
-    for (auto& list : found) std::sort(list.begin(), list.end());
+    std::sort(found.begin(), found.end());
     return found;
 }
 
@@ -412,8 +405,7 @@ bool Domains<T>::cut_off(CutOff cut, int64_t iterations, double share, double se
     const auto end = Time::now() + span(seconds);
     const Clock clock{is_over, &end};
     for (int s = plan_.count - 1; s >= 1 && !failed_ && !clock.over(); --s) {
-        const Activation f = plan_.stages[s].activation;
-        if (f != Activation::kRelu && f != Activation::kLeakyRelu) continue;
+        if (!bends(plan_.stages[s].activation)) continue;
         mine.enlarge(mine.compact.kept_count(), static_cast<int64_t>(cut.split.size()) + 1);
         NeuronJob job{};
         job.row = cut.row;
@@ -423,7 +415,7 @@ bool Domains<T>::cut_off(CutOff cut, int64_t iterations, double share, double se
         double reach = 0;
         const double lower = network_.isa_.row_costs(root_, mine.below_output->stages(), mine.threads[0]->block, job, cost.data(), &reach);
         if (lower > cut.limit) return true;
-        const std::vector<int32_t> neurons = costliest(cost, share)[s], stages = open_stage(), features = open_index();
+        const std::vector<int32_t> neurons = costliest(s, cost, share), stages = open_stage(), features = open_index();
         if (neurons.empty()) continue;
         if (cut_off_stage(s, cut, neurons, reach, iterations, clock)) return true;
         run_root(0, 0, 0);

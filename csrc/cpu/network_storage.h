@@ -79,7 +79,6 @@ Network<T>::Scratch::Scratch(const Plan<T>& plan) {
         work.across = array(plan.longest_stride * wide_rows);
         work.across_out = array(plan.longest_stride * wide_rows);
     }
-    add_rows(plan, 1);
 }
 
 // Row scratch for `threads` threads that share one box.

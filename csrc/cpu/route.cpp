@@ -48,7 +48,7 @@ void Route<T>::add_term(const CompactTerm<T>& term, const std::vector<char>& her
 }
 
 template <typename T>
-Route<T>::Route(const CompactNet<T>& net, std::vector<std::vector<int32_t>> starts) {
+Route<T>::Route(const CompactNet<T>& net, const std::vector<std::vector<int32_t>>& starts) {
     const int count = static_cast<int>(starts.size());
     for (int s = 0; s < count; ++s) {
         marks_.emplace_back(net.stages[s].size, 0);

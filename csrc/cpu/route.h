@@ -15,7 +15,7 @@ template <typename T>
 class Route {
   public:
     // Rows that start on neurons of stages, listed for each (empty lists for none).
-    Route(const CompactNet<T>& net, std::vector<std::vector<int32_t>> starts);
+    Route(const CompactNet<T>& net, const std::vector<std::vector<int32_t>>& starts);
 
     const RouteStage* stages() const { return stages_.data(); }
 

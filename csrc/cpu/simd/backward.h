@@ -184,7 +184,6 @@ struct Refinement {
 template <typename T>
 static void refine_block(void* context, int thread, int64_t item) {
     const Refinement<T>& job = *static_cast<Refinement<T>*>(context);
-    if (job.at.work.clock.over()) return;
     const int64_t begin = item * job.block, left = job.open - begin, count = left < job.block ? left : job.block;
     const int32_t* neurons = job.at.work.open + begin;
     Sweep<T> sweep{job.at.plan, job.at.work.stages, job.at.work.rows[thread]};
@@ -213,7 +212,7 @@ template <typename T>
 static void refine_stage(Context<T>& at, int index) {
     const Stage<T>& stage = at.plan.stages[index];
     const StageState<T>& state = at.work.stages[index];
-    const bool curved = stage.activation == Activation::kSigmoid || stage.activation == Activation::kTanh;
+    const bool curved = curves(stage.activation);
     int64_t open = 0;
     for (int64_t i = 0; i < stage.size; ++i) {
         at.work.open[open] = static_cast<int32_t>(i);

@@ -49,6 +49,18 @@ static double lowest(const double* coeffs, double offset, const double* lower, c
     return sum - size * (n + 4) * 2.3e-16 - 1e-300;
 }
 
+// Writes a row's minimum over the box, and its offset where forms are kept; no claim where the minimum is too large.
+template <typename T>
+static void store_form(const BoxQuery& query, const BoxResult& result, int64_t row, double* coeffs, double offset, int64_t n) {
+    double low = lowest(coeffs, offset, query.lower, query.upper, n);
+    if (!(std::fabs(low) <= Precision<T>::kHuge)) {
+        low = offset = -HUGE_VAL;
+        memset(coeffs, 0, n * sizeof(double));
+    }
+    result.lower[row] = low;
+    if (result.coeffs) result.offset[row] = offset;
+}
+
 // Reads the rows waiting at the inputs as linear forms, writes them and their minimum.
 template <typename T>
 static void read_forms(Sweep<T>& at, const BoxQuery& query, const BoxResult& result, int64_t begin, int64_t count) {
@@ -58,14 +70,7 @@ static void read_forms(Sweep<T>& at, const BoxQuery& query, const BoxResult& res
         const T* row = at.waiting(0) ? at.waiting(0) + r * input.stride : nullptr;
         double* coeffs = result.coeffs ? result.coeffs + (begin + r) * n : at.work.form;
         for (int64_t i = 0; i < n; ++i) coeffs[i] = row ? static_cast<double>(row[i]) : 0.0;
-        double offset = settled_offset(at, at.plan.count - 1, r);
-        double low = lowest(coeffs, offset, query.lower, query.upper, n);
-        if (!(std::fabs(low) <= Precision<T>::kHuge)) {
-            low = offset = -HUGE_VAL;
-            memset(coeffs, 0, n * sizeof(double));
-        }
-        result.lower[begin + r] = low;
-        if (result.coeffs) result.offset[begin + r] = offset;
+        store_form<T>(query, result, begin + r, coeffs, settled_offset(at, at.plan.count - 1, r), n);
     }
     if (at.waiting(0)) at.release(0);
 }

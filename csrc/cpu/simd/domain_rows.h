@@ -25,12 +25,6 @@ static void store_slopes(const Block<T>& at, const DomainRoot<T>& root, int64_t 
     }
 }
 
-// Slopes that have just been loaded are the best met so far.
-template <typename T>
-static void start_from_slopes(Block<T>& at) {
-    memcpy(at.work.best, at.work.slopes, at.planes() * at.net.kept_count * Lanes<T>::kCount * sizeof(T));
-}
-
 template <typename T>
 static SplitEntry<T> split_of(const Block<T>& at, const DomainRoot<T>& root, int32_t k, T sign, T multiplier) {
     const int32_t stage = root.open_stage[k];
@@ -71,7 +65,6 @@ static void load_rows(Block<T>& at, const DomainRoot<T>& root, const RowJob& job
         at.work.limit[r] = job.limit ? job.limit[begin + r] : HUGE_VAL;
         load_splits(at, root, job, r, begin + r);
     }
-    if (job.slopes && job.iterations > 0) start_from_slopes(at);
 }
 
 // Puts k into a short list sorted by falling score.
@@ -175,13 +168,7 @@ static void bound_forms(const DomainRoot<T>& root, const RouteStage* route, Bloc
         double* coeffs = result.coeffs + (begin + r) * n;
         for (int64_t i = 0; i < n; ++i)
             coeffs[i] = work.waiting[0] && route[0].reached[i] ? static_cast<double>(work.values[0][at.at(0, i, r)]) : 0.0;
-        double offset = settled(at, r), low = lowest(coeffs, offset, query.lower, query.upper, n);
-        if (!(std::fabs(low) <= Precision<T>::kHuge)) {
-            low = offset = -HUGE_VAL;
-            memset(coeffs, 0, n * sizeof(double));
-        }
-        result.lower[begin + r] = low;
-        result.offset[begin + r] = offset;
+        store_form<T>(query, result, begin + r, coeffs, settled(at, r), n);
     }
 }
 
@@ -230,7 +217,6 @@ static void bound_neurons(const DomainRoot<T>& root, const RouteStage* route, Bl
         work.codes[r] = static_cast<int32_t>(2 * job.neurons[r / 2] + r % 2);
         work.limit[r] = 0;
     }
-    if (job.slopes && job.iterations > 0) start_from_slopes(at);
     if (job.iterations > 0) ascend_block(at, job.iterations, job.pace, clock);
     bound_block<T, true>(at, at.count);
     for (int64_t r = 0; r < at.count; ++r) {

@@ -169,7 +169,7 @@ static void relax_stage(Context<T>& at, int index) {
     const Stage<T>& stage = at.plan.stages[index];
     StageState<T>& state = at.work.stages[index];
     const bool linear = stage.activation == Activation::kIdentity;
-    const bool curved = stage.activation == Activation::kSigmoid || stage.activation == Activation::kTanh;
+    const bool curved = curves(stage.activation);
     const Vec<T> alpha = spread<T>(linear ? T(1) : stage.alpha);
     const Vec<T> deviation = spread<T>(linear ? T(0) : as_charge<T>(stage.activation_error));
     Vec<T> z_sum{}, h_sum{};

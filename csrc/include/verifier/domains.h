@@ -173,7 +173,7 @@ class Domains {
     void run_root(int64_t iterations, int first, double seconds);
     void bound_stage(int stage, int64_t iterations, Clock clock);
     std::vector<int32_t> open_neurons(int stage) const;
-    std::vector<std::vector<int32_t>> costliest(const std::vector<double>& cost, double share) const;
+    std::vector<int32_t> costliest(int stage, const std::vector<double>& cost, double share) const;
     void follow(CutOff& cut, const std::vector<int32_t>& stages, const std::vector<int32_t>& features);
     bool cut_off_stage(int stage, const CutOff& cut, const std::vector<int32_t>& neurons, double reach, int64_t iterations, Clock clock);
 

@@ -10,6 +10,10 @@ namespace verifier {
 enum class MapKind : int { kDense, kDiagonal, kSparse };
 enum class Activation : int { kIdentity, kRelu, kLeakyRelu, kSigmoid, kTanh };
 
+// Piecewise linear with a kink at 0, so that a split makes it linear; S-shaped.
+static constexpr bool bends(Activation f) { return f == Activation::kRelu || f == Activation::kLeakyRelu; }
+static constexpr bool curves(Activation f) { return f == Activation::kSigmoid || f == Activation::kTanh; }
+
 // Leading dimension of every row of features: whole cache lines, zero padded.
 inline int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
 

@@ -75,7 +75,6 @@ template <typename T>
 struct Workspace {
     StageState<T>* stages;
     RowScratch<T>* rows;   // [row_threads]
-    Clock clock;           // when backward passes for neurons stop
     int row_threads;       // threads that share the row blocks of one box
     Share share;
     T *across, *across_out;  // as in RowScratch, for the forward pass and for points
