@@ -19,7 +19,7 @@ import torch
 from verifier.bounds.backward import Shortcut
 from verifier.bounds.crossing import cross
 from verifier.bounds.domains import DomainBatch, DomainEngine
-from verifier.bounds.engine import DomainBounds
+from verifier.bounds.engine import DomainBounds, FocusedEngine
 from verifier.bounds.intermediate import optimise_neurons
 
 #: Share of the loss outside the crossed parts from which on only that is split.
@@ -74,13 +74,9 @@ class CrossedDomains:
         """See engine.DomainEngine."""
         return self.whole.refine(seconds, stopped)
 
-    def focus(self, spare: Any | None) -> Any | None:
-        """See engine.DomainEngine; here all subdomains of a clause share their bounds."""
-        return None
-
-    def cut_off(self, batch: DomainBatch, iterations: int, stopped: Callable[[], bool]) -> DomainBounds:
-        """See engine.DomainEngine; never asked for, because there is no focus."""
-        raise NotImplementedError("the torch engine has no bounds of a single subdomain")
+    def focus(self, spare: FocusedEngine | None) -> FocusedEngine | None:
+        """See engine.DomainEngine."""
+        return self.whole.focus(spare)
 
     def forget(self, batch: DomainBatch) -> DomainBatch:
         """See engine.DomainEngine."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from verifier.bounds.backward import Planes, Shortcut, Split
 from verifier.bounds.concretize import InputShape
-from verifier.bounds.engine import DomainBounds
+from verifier.bounds.engine import DomainBounds, FocusedEngine
 from verifier.bounds.interval import Enclosure
 from verifier.bounds.slopes import Ascent, SlopeSpace
 from verifier.bounds.torch_engine import Enclosed, TorchEngine
@@ -353,13 +353,9 @@ class DomainEngine:
         """See engine.DomainEngine; here only the root's own ascent tightens them."""
         return False
 
-    def focus(self, spare: DomainEngine | None) -> DomainEngine | None:
+    def focus(self, spare: FocusedEngine | None) -> FocusedEngine | None:
         """See engine.DomainEngine; here every subdomain shares the root's bounds."""
         return None
-
-    def cut_off(self, batch: DomainBatch, iterations: int, stopped: Callable[[], bool]) -> DomainBounds:
-        """See engine.DomainEngine; never asked for, because there is no focus."""
-        raise NotImplementedError("the torch engine has no bounds of a single subdomain")
 
     def forget(self, batch: DomainBatch) -> DomainBatch:
         """See engine.DomainEngine; here everything is kept."""

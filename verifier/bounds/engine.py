@@ -44,6 +44,11 @@ class BoxBounds:
     offset: np.ndarray
     sensitivity: np.ndarray
 
+    @staticmethod
+    def none(rows: int, inputs: int) -> BoxBounds:
+        """Bounds of no boxes."""
+        return BoxBounds(np.zeros((0, rows)), np.zeros((0, rows, inputs)), np.zeros((0, rows)), np.zeros((0, inputs)))
+
     def only(self, box: int) -> BoxBounds:
         """The bounds of one of the boxes."""
         one = slice(box, box + 1)
@@ -137,17 +142,11 @@ class DomainEngine(Protocol):
         Batches made before are void then.
         """
 
-    def focus(self, spare: Any | None) -> Any | None:
+    def focus(self, spare: Any | None) -> FocusedEngine | None:
         """The same box and bounds as an engine of its own, to be tightened for one subdomain; None where it cannot be.
 
         Args:
             spare: an engine made by this before and no longer needed, whose memory is used again.
-        """
-
-    def cut_off(self, batch: Any, iterations: int, stopped: Callable[[], bool]) -> DomainBounds:
-        """Tighten the neurons' bounds where the clause of a batch of one can still be satisfied, then bound it.
-
-        From then on this engine's bounds hold only for the batch and its children.
         """
 
     def join(self, parts: Sequence[Any]) -> Any:
@@ -155,3 +154,13 @@ class DomainEngine(Protocol):
 
     def forget(self, batch: Any) -> Any:
         """The same subdomains in less memory: parameters that cost many bytes go back to their defaults."""
+
+
+class FocusedEngine(DomainEngine, Protocol):
+    """A DomainEngine whose bounds may be tightened for one subdomain alone."""
+
+    def cut_off(self, batch: Any, iterations: int, stopped: Callable[[], bool]) -> DomainBounds:
+        """Tighten the neurons' bounds where the clause of a batch of one can still be satisfied, then bound it.
+
+        From then on this engine's bounds hold only for the batch and its children.
+        """

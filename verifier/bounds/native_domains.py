@@ -31,7 +31,7 @@ ROOT_SHARE = 0.25
 INTERMEDIATE_SHARE = 0.15
 INTERMEDIATE_ITERATIONS = 20
 #: Steps for a subdomain's own bound before and after its neurons are bounded with it.
-CUT_OFF_ITERATIONS = 20
+CLAUSE_ITERATIONS = 20
 #: Neurons bounded with it: those that make up this share of what all relaxations cost the subdomain's bound.
 CUT_OFF_SHARE = 0.8
 #: First steps of the ascent where it goes on from a parent's, as a share of what they are from the start.
@@ -241,8 +241,8 @@ class NativeDomains:
         return found
 
     def cut_off(self, batch: NativeBatch, iterations: int, stopped: Callable[[], bool]) -> DomainBounds:
-        """See engine.DomainEngine; Kotha et al. 2023, arXiv:2302.01404, round after round."""
-        bounds = self.bound(batch, CUT_OFF_ITERATIONS, stopped)
+        """See engine.FocusedEngine; Kotha et al. 2023, arXiv:2302.01404, round after round."""
+        bounds = self.bound(batch, CLAUSE_ITERATIONS, stopped)
         if bounds.closed[0] or stopped():
             return bounds
         batch, clause, s = bounds.batch, int(batch.clause[0]), int(bounds.row_margins[0].argmax())
@@ -261,7 +261,7 @@ class NativeDomains:
         self._count_open()
         if empty:
             return replace(bounds, closed=np.ones(1, dtype=bool))
-        return self.bound(self._renumber(batch, *before), CUT_OFF_ITERATIONS, stopped)
+        return self.bound(self._renumber(batch, *before), CLAUSE_ITERATIONS, stopped)
 
     def _renumber(self, batch: NativeBatch, stage: np.ndarray, index: np.ndarray) -> NativeBatch:
         """The same subdomains after some of the neurons (stage, index), numbered as in them, became stable."""

@@ -72,6 +72,7 @@ class NativeEngine:
         for stage in Stager(graph, rounded=soundness is Soundness.IEEE_FLOAT).run():
             self._network.add_stage(stage.as_dict())
         self._network.finish(-1 if forms is None else int(forms))
+        self._is_large = self._network.sparse and self._network.weights > LARGE
         self._deadline = deadline
         self._domains: Any = None
 
@@ -96,7 +97,7 @@ class NativeEngine:
         Raises:
             ValueError: shapes do not fit.
         """
-        if refine and need_forms and self._network.sparse and self._network.weights > LARGE:
+        if refine and need_forms and self._is_large:
             return self._bound_large(lower, upper, rows)
         return BoxBounds(
             *self._network.bound_boxes(lower, upper, rows, forms=need_forms, refine=refine, threads=self.threads)
@@ -113,8 +114,7 @@ class NativeEngine:
                 self._domains.enter(low, high, seconds)
             found.append(self._domains.forms(rows))
         if not found:
-            n, s = lower.shape[1], rows.shape[0]
-            return BoxBounds(np.zeros((0, s)), np.zeros((0, s, n)), np.zeros((0, s)), np.zeros((0, n)))
+            return BoxBounds.none(rows.shape[0], lower.shape[1])
         return BoxBounds(*(np.stack(column) for column in zip(*found, strict=True)))
 
     def domains(self, lower: np.ndarray, upper: np.ndarray, seconds: float) -> Any:

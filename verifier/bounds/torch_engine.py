@@ -381,6 +381,5 @@ class TorchEngine:
             value, form = self.bound_rows(weights, found, low, high)
             parts.append((value, form.coeffs.double(), form.offset - form.error, found.sensitivity.double()))
         if not parts:
-            n, s = lower.shape[1], rows.shape[0]
-            return BoxBounds(np.zeros((0, s)), np.zeros((0, s, n)), np.zeros((0, s)), np.zeros((0, n)))
+            return BoxBounds.none(rows.shape[0], lower.shape[1])
         return BoxBounds(*(torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)))

@@ -72,11 +72,6 @@ class Frontier:
         self._drop_empty()
         return taken[0] if len(taken) == 1 else self._engine.join(taken)
 
-    def absorb(self, other: Frontier) -> None:
-        """Add everything that is open in another frontier."""
-        while len(other):
-            self.put(other.take(len(other)))
-
     def _append(self, batch: Any) -> None:
         self._parts.append(batch)
         # A margin of +inf would look taken; such a subdomain is closed, never put.

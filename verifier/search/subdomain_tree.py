@@ -8,13 +8,15 @@ Source: Wang et al. 2021, arXiv:2103.06624 (beta-CROWN); De Palma et al. 2021, a
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from verifier.attack.falsify import Falsifier
-from verifier.bounds.engine import DomainBatch, DomainBounds, DomainEngine
+from verifier.bounds.engine import DomainBatch, DomainBounds, DomainEngine, FocusedEngine
 from verifier.run import Run
 from verifier.search.frontier import Frontier
 from verifier.search.input_split import SplitResult
@@ -77,7 +79,8 @@ class Tree:
         self.branches = [_Branch(domains, Frontier(domains), [], -np.inf)]
         own = domains.focus(None) if looks else None
         self.near = np.inf if own is None else -np.inf
-        self._spare: dict[int, DomainEngine] = {} if own is None else {1: own}
+        #: by depth; in use while a branch of that depth is, whose end frees it
+        self._own: dict[int, FocusedEngine] = {} if own is None else {1: own}
         self._look_s = BRIEF_S
         self.looks = self.closed_by_looks = 0
 
@@ -87,7 +90,7 @@ class Tree:
     @property
     def can_look(self) -> bool:
         """Whether subdomains are closed one by one."""
-        return bool(self._spare)
+        return bool(self._own)
 
     @property
     def worst(self) -> float:
@@ -124,15 +127,9 @@ class Tree:
             if branch.single:
                 result = self._close(branch)
             elif len(branch.frontier):
-                bounds = self._expand(branch.domains, branch.frontier)
-                if isinstance(bounds, SplitResult):
-                    return bounds
-                result = None
-                if bounds is not None:
-                    self._put(branch, bounds)
+                result = self._expand(branch.domains, branch.frontier, partial(self._put, branch))
             else:
                 self.branches.pop()
-                self._spare[len(self.branches)] = branch.domains
                 continue
             if result is not None:
                 return result
@@ -159,44 +156,45 @@ class Tree:
             return None
         brief = Frontier(branch.domains)
         brief.put(one)
-        end = time.monotonic() + BRIEF_SHARE * self._look_s
-        while len(brief) and time.monotonic() < end and not self.run.stopped():
-            bounds = self._expand(branch.domains, brief)
-            if isinstance(bounds, SplitResult):
-                return replace(bounds, open_count=len(self) + bounds.open_count)
-            if bounds is not None:
-                brief.put(bounds.batch.select(~bounds.closed))
-        if len(brief) == 0:
-            return None
-        level = len(self.branches)
+        result = self._search_briefly(branch.domains, brief)
+        if result is not None or len(brief) == 0:
+            return result
         if self.run.stopped():
-            branch.frontier.absorb(brief)
+            branch.frontier.put(one)
             return None
-        own: Any = branch.domains.focus(self._spare.get(level))
-        self._spare[level] = own
-        begin = time.monotonic()
+        level, begin = len(self.branches), time.monotonic()
+        own = branch.domains.focus(self._own.get(level))
+        assert own is not None, "only engines that can focus have single subdomains"
+        self._own[level] = own
         with self.run.stage("cut off"):
             bounds = self._look_closer(own, one)
         self._look_s = 0.5 * (self._look_s + time.monotonic() - begin)
         if isinstance(bounds, SplitResult):
             return bounds
-        margin = 0.0 if bounds.closed[0] else float(bounds.batch.margins[0])
+        closed = bool(bounds.closed[0])
+        margin = 0.0 if closed else float(bounds.batch.margins[0])
         success = margin > (1 - WORTHWHILE_GAIN) * first
         self._learn(first, success)
         self.looks += 1
-        self.closed_by_looks += bool(bounds.closed[0])
-        if bounds.closed[0]:
-            return None
+        self.closed_by_looks += closed
         if not success:
             branch.frontier.put(one)
-            return None
-        del self._spare[level]
-        inner = _Branch(own, Frontier(own), [], margin)
-        inner.frontier.put(bounds.batch)
-        self.branches.append(inner)
+        elif not closed:
+            inner = _Branch(own, Frontier(own), [], margin)
+            inner.frontier.put(bounds.batch)
+            self.branches.append(inner)
         return None
 
-    def _look_closer(self, own: DomainEngine, one: DomainBatch) -> DomainBounds | SplitResult:
+    def _search_briefly(self, domains: DomainEngine, brief: Frontier) -> SplitResult | None:
+        """Plain splitting for a share of what a closer look takes."""
+        end = time.monotonic() + BRIEF_SHARE * self._look_s
+        while len(brief) and time.monotonic() < end and not self.run.stopped():
+            result = self._expand(domains, brief, lambda found: brief.put(found.batch.select(~found.closed)))
+            if result is not None:
+                return result
+        return None
+
+    def _look_closer(self, own: FocusedEngine, one: DomainBatch) -> DomainBounds | SplitResult:
         """Tighten `own` for one subdomain round after round, as long as its margin moves."""
         batch = one
         for _ in range(MOST_ROUNDS):
@@ -218,8 +216,10 @@ class Tree:
         else:
             self.near = NEARER * (margin if np.isinf(self.near) else self.near)
 
-    def _expand(self, domains: DomainEngine, frontier: Frontier) -> DomainBounds | SplitResult | None:
-        """Bound children of the lowest subdomains; None where those, or the run's time, ended before that."""
+    def _expand(
+        self, domains: DomainEngine, frontier: Frontier, keep: Callable[[DomainBounds], None]
+    ) -> SplitResult | None:
+        """Bound the children of the frontier's lowest subdomains and keep what is open."""
         batch = frontier.take(max(1, domains.batch_size // 2))
         stuck = batch.stuck
         if stuck.any():
@@ -238,8 +238,9 @@ class Tree:
             return SplitResult(witness, len(self) + len(bounds.batch))
         if self.run.stopped():
             frontier.put(batch)
-            return None
-        return bounds
+        else:
+            keep(bounds)
+        return None
 
 
 def _try_minimisers(falsifier: Falsifier, bounds: DomainBounds, index: int) -> object | None:
