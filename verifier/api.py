@@ -16,7 +16,7 @@ from verifier.errors import NetworkError
 from verifier.graph.ir import Graph
 from verifier.outcome import Soundness, StopReason, Verdict
 from verifier.report.model import Event, Report, Witness
-from verifier.run import Run
+from verifier.run import Progress, Run
 from verifier.search.strategy import Conclusion, decide
 from verifier.settings import Settings
 from verifier.spec.query import Query
@@ -27,7 +27,6 @@ from verifier.spec.witness import write_witness
 #: A file, a Graph, a torch.nn.Module or a torch.export program (typed Any: torch stays optional here).
 Network = str | os.PathLike[str] | Graph | Any
 Networks = Network | Mapping[str, Network]
-Progress = Callable[[int, int, float], None]
 
 
 def verify(
@@ -116,11 +115,7 @@ def _analyse(
     cancel: Callable[[], bool] | None,
     attack_only: bool,
 ) -> Report:
-    run = Run(on_progress=progress)
-    if settings.timeout_s is not None:
-        run.deadline = run.started + settings.timeout_s
-    if cancel is not None:
-        run.cancelled = cancel
+    run = Run.within(settings.timeout_s, cancel, progress)
     with run.stage("load"):
         query, models = load(networks, spec)
     confirm = _Confirmer(query, models)

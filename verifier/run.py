@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+#: called with (domains visited, domains open, worst margin)
+Progress = Callable[[int, int, float], None]
+
 
 @dataclass
 class Run:
@@ -22,7 +25,7 @@ class Run:
 
     deadline: float = np.inf
     cancelled: Callable[[], bool] = lambda: False
-    on_progress: Callable[[int, int, float], None] | None = None
+    on_progress: Progress | None = None
     started: float = field(default_factory=time.monotonic)
     visited: int = 0
     open: int = 0
@@ -30,6 +33,16 @@ class Run:
     bound_after: float | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     events: list[tuple[float, str, str]] = field(default_factory=list)
+
+    @classmethod
+    def within(
+        cls, timeout_s: float | None, cancel: Callable[[], bool] | None, progress: Progress | None = None
+    ) -> Run:
+        """A run that starts now and has this many seconds; None for no limit."""
+        run = cls(cancelled=cancel or (lambda: False), on_progress=progress)
+        if timeout_s is not None:
+            run.deadline = run.started + timeout_s
+        return run
 
     def remaining(self) -> float:
         """Seconds left, inf without a limit."""

@@ -20,16 +20,6 @@ NET = str(Path(__file__).parent.parent.parent / "specs" / "onnx" / "fc.onnx")
 QUICK = ("--data", "digits", "--start", "1500", "--samples", "3", "--effort", "bounds", "--timeout", "60")
 
 
-@pytest.fixture
-def verifier(capsys):
-    def call(*words):
-        capsys.readouterr()
-        code = main([str(word) for word in words])
-        return code, *capsys.readouterr()
-
-    return call
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     out = tmp_path_factory.mktemp("sweep") / "out"

@@ -8,21 +8,10 @@ from semantic_nets import SPECS, samples
 from threads import one_thread  # noqa: F401
 
 from verifier.certify.ledger import read_rows
-from verifier.cli.main import main
 
 NET = str(SPECS / "fc.onnx")
 ASK = ("--data", "digits", "--start", "1500", "--samples", "3", "--timeout", "20")
 BOX = ("--transform", "translation=-1:1,-1:1", "--eps", "0.05,1")
-
-
-@pytest.fixture
-def verifier(capsys):
-    def call(*words):
-        capsys.readouterr()
-        code = main([str(word) for word in words])
-        return code, *capsys.readouterr()
-
-    return call
 
 
 def test_rows_report_resume_and_processes(tmp_path, verifier):

@@ -15,23 +15,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from verifier.cli.main import COMMANDS, main
+from verifier.cli.main import COMMANDS
 
 SPECS = Path(__file__).parent.parent.parent / "specs"
 NET = str(SPECS / "onnx" / "fc.onnx")
 SAT, UNSAT = (str(SPECS / "vnnlib" / f"fc_{name}.vnnlib") for name in ("large", "targeted"))
-
-
-@pytest.fixture
-def verifier(capsys):
-    """Run a command line in this process: (exit code, stdout, stderr)."""
-
-    def call(*words):
-        capsys.readouterr()
-        code = main([str(word) for word in words])
-        return code, *capsys.readouterr()
-
-    return call
 
 
 def start(*words, **options):

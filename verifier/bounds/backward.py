@@ -135,6 +135,10 @@ class Sums:
         self.offset = self.offset + term
         self.magnitude = self.magnitude + term.abs()
 
+    def rounded_up(self, network: Network) -> Tensor:
+        """The error with its own rounding (it is summed in the engine's dtype) and that of the float64 offset."""
+        return self.error * (1 + 4 * gamma(network.widest + 64, network.own_unit)) + 2.0**-45 * self.magnitude
+
 
 def backward(
     network: Network,
@@ -170,10 +174,7 @@ def backward(
         elif rigorous or name in domain.splits:
             a = _arrive(domain, name, a, sums)
         parts.append(a.flatten(2))
-    error = sums.error
-    if rigorous:
-        # `error` is a sum of magnitudes, itself rounded in the engine's dtype; `offset` is summed in float64.
-        error = error * (1 + 4 * gamma(network.widest + 64, network.own_unit)) + 2.0**-45 * sums.magnitude
+    error = sums.rounded_up(network) if rigorous else sums.error
     return LinearForm(torch.cat(parts, dim=2), sums.offset, error, visits or {})
 
 

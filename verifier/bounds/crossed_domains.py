@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from verifier.bounds.backward import Shortcut
-from verifier.bounds.crossing import cross
+from verifier.bounds.crossing import shortcut_across
 from verifier.bounds.domains import DomainBatch, DomainEngine
 from verifier.bounds.engine import DomainBounds, FocusedEngine
 from verifier.bounds.intermediate import optimise_neurons
@@ -138,10 +138,11 @@ class CrossedDomains:
         batch = bounds.batch
         margins, minimiser, closed = bounds.row_margins.copy(), bounds.minimiser.copy(), bounds.closed.copy()
         parts = []
+        bare = self._engine({}) if closed.any() else None
         for i, clause in enumerate(batch.clauses):
             one = batch.select(np.array([i]))
-            if closed[i]:  # only its margin is looked at
-                engine = self._engine({})
+            if closed[i] and bare is not None:  # only its margin is looked at
+                engine = bare
             else:
                 engine = self._settled[int(clause)] = self._engine(self._shortcuts(one))
                 self.batch_size = engine.batch_size
@@ -160,11 +161,7 @@ class CrossedDomains:
         whole, network = self.whole, self.whole.network
         box = whole.enclosure(one)
         planes = whole.space.planes(box, one.free[:, :1], whole.space.fixed_planes(box))
-        found = {}
-        for name, stop in network.shortcuts.items():
-            given = (network, box, planes, name, stop)
-            found[name] = cross(*given) or Shortcut.across(*given)
-        return found
+        return {name: shortcut_across(network, box, planes, name, stop) for name, stop in network.shortcuts.items()}
 
     def _engine(self, shortcuts: dict[str, Shortcut] | None) -> DomainEngine:
         """Of the same box and clauses; None for every neuron, without shortcuts."""

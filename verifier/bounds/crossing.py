@@ -62,6 +62,13 @@ class _Totals:
         self.magnitude.index_add_(1, elements.row, term.abs())
 
 
+def shortcut_across(
+    network: Network, box: Enclosure, planes: Mapping[str, Planes], name: str, stop: frozenset[str]
+) -> Shortcut:
+    """The enclosure of one box's node `name` in terms of the nodes `stop`, by elements where that can be."""
+    return cross(network, box, planes, name, stop) or Shortcut.across(network, box, planes, name, stop)
+
+
 def cross(
     network: Network, box: Enclosure, planes: Mapping[str, Planes], name: str, stop: frozenset[str]
 ) -> Shortcut | None:

@@ -19,7 +19,6 @@ from verifier.bounds.backward import LinearForm, Planes, RelaxStep, Sums, dot, e
 from verifier.bounds.concretize import concretize
 from verifier.bounds.interval import Enclosure
 from verifier.bounds.network import Network
-from verifier.bounds.rounding import gamma
 from verifier.graph.ir import Node
 from verifier.ops.elementwise import ELEMENTWISE
 
@@ -191,10 +190,8 @@ def _carry(
             add(node.inputs[0], part[0], window)
     name = network.graph.inputs[0]
     rows, window = held[name]
-    error = sums.error + _rounding(network, box, planes, name, rows, window)
-    # As in `backward`: `error` is itself a rounded sum, `offset` is summed in float64.
-    error = error * (1 + 4 * gamma(network.widest + 64, network.own_unit)) + 2.0**-45 * sums.magnitude
-    return LinearForm(rows.flatten(1).unsqueeze(0), sums.offset, error, {}), window
+    sums.error = sums.error + _rounding(network, box, planes, name, rows, window)
+    return LinearForm(rows.flatten(1).unsqueeze(0), sums.offset, sums.rounded_up(network), {}), window
 
 
 def _rounding(

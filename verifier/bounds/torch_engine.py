@@ -13,7 +13,7 @@ from torch import Tensor
 
 from verifier.bounds.backward import LinearForm, Planes, Shortcut, backward, relax
 from verifier.bounds.concretize import InputShape, concretize
-from verifier.bounds.crossing import cross
+from verifier.bounds.crossing import shortcut_across
 from verifier.bounds.engine import BoxBounds
 from verifier.bounds.interval import Enclosure, propagate
 from verifier.bounds.network import Network
@@ -80,8 +80,7 @@ class LazyShortcuts(Mapping[str, Shortcut]):
         if name not in self._made:
             if name not in self._parts or self._rows < self._network.graph[name].size:
                 raise KeyError(name)
-            given = (self._network, self._box, self._planes, name, self._parts[name])
-            self._made[name] = cross(*given) or Shortcut.across(*given)
+            self._made[name] = shortcut_across(self._network, self._box, self._planes, name, self._parts[name])
         return self._made[name]
 
     def __iter__(self):  # type: ignore[no-untyped-def]
@@ -304,12 +303,11 @@ class TorchEngine:
         parts = neurons.split(max(1, self.row_batch(b) // 2))
         self.tighten(name, box, parts, [pass_back(part) for part in parts])
         spent = time.monotonic() - begin
-        if spent > 0.05:  # shorter passes measure call overhead, not throughput
-            rate = max(0.5 * rate, seconds_each * len(neurons) * rate / spent)
-            if crossed:
-                self.short_flops_per_second = rate
-            else:
-                self.flops_per_second = rate
+        rate = _measured(rate, seconds_each * len(neurons), spent)
+        if crossed:
+            self.short_flops_per_second = rate
+        else:
+            self.flops_per_second = rate
 
     def _refine_patches(self, name: str, neurons: Tensor, found: Enclosed, shape: InputShape | None) -> bool:
         """Bound neurons of one box by the patches they see, where that is much cheaper and there is time."""
@@ -329,9 +327,7 @@ class TorchEngine:
         values = [patch_bounds(network, found.box, found.planes, name, part) for part in parts]
         self.tighten(name, found.box, parts, values)
         spent = time.monotonic() - begin
-        if spent > 0.05:
-            rate = seconds * self.flops_per_second / spent
-            self.flops_per_second = max(0.5 * self.flops_per_second, rate)
+        self.flops_per_second = _measured(self.flops_per_second, seconds, spent)
         return True
 
     def unit_rows(self, name: str, neurons: Tensor, boxes: int) -> Tensor:
@@ -383,3 +379,10 @@ class TorchEngine:
         if not parts:
             return BoxBounds.none(rows.shape[0], lower.shape[1])
         return BoxBounds(*(torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)))
+
+
+def _measured(rate: float, expected_s: float, spent_s: float) -> float:
+    """A throughput after work that should have taken `expected_s` at it; it falls by half at most."""
+    if spent_s <= 0.05:  # shorter passes measure call overhead, not throughput
+        return rate
+    return max(0.5 * rate, rate * expected_s / spent_s)

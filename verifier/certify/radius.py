@@ -138,19 +138,13 @@ def certified_radius(
         SpecError: a class out of range, x not finite or outside the valid range.
     """
     settings = settings or RadiusSettings()
-    run = Run(cancelled=cancel or (lambda: False))
-    if settings.timeout_s is not None:
-        run.deadline = run.started + settings.timeout_s
+    run = Run.within(settings.timeout_s, cancel)
     classifier = network if isinstance(network, Classifier) else Classifier(network)
     center = classifier.deployed(classifier.flat(x))
     nearness = _rounded(nearness or Nearness(), classifier)
     nearness.check_center(center)
-    outputs = classifier.outputs(center)
-    predicted = classifier.classify(outputs)
-    label = predicted if label is None else label
-    rows = classifier.rows(label, target)
-    wrong = classifier.unsafe(rows, outputs) is not None or predicted == -1 or not np.isfinite(outputs).all()
-    if wrong or (target is None and predicted != label):
+    label, predicted, rows, right = classifier.ask(center, label, target)
+    if not right:
         return CertifiedRadius(
             0.0, 0.0, nearness.norm, label, predicted, target, None, StopReason.MISCLASSIFIED, classifier.soundness,
             seconds={"attack": 0.0, "proof": 0.0},

@@ -99,6 +99,21 @@ class Classifier:
                 return int(rival)
         return None
 
+    def ask(self, x: np.ndarray, label: int | None, target: int | None) -> tuple[int, int, Rows, bool]:
+        """What a certificate for flat x [N_in] is about: label, predicted class, margins, and whether they hold at x.
+
+        Args:
+            label: the class to hold; None: the one the program gives.
+        Raises:
+            SpecError: see `rows`.
+        """
+        outputs = self.outputs(x)
+        predicted = self.classify(outputs)
+        label = predicted if label is None else label
+        rows = self.rows(label, target)
+        wrong = self.unsafe(rows, outputs) is not None or predicted == -1 or not np.isfinite(outputs).all()
+        return label, predicted, rows, not (wrong or (target is None and predicted != label))
+
     def flat(self, x: np.ndarray, where: str = "input") -> np.ndarray:
         """One input of any shape as float64 [N_in].
 

@@ -149,17 +149,11 @@ def certify_transformations(
     classifier.flat(placing.flat(image))
     image = threat.space(given).clean[0].numpy()  # round-off beyond the valid range cut off
     flat = classifier.deployed(placing.flat(image))
-    outputs = classifier.outputs(flat)
-    predicted = classifier.classify(outputs)
-    label = predicted if label is None else label
-    rows = classifier.rows(label, target)
-    wrong = classifier.unsafe(rows, outputs) is not None or predicted == -1 or not np.isfinite(outputs).all()
-    if wrong or (target is None and predicted != label):
+    label, predicted, rows, right = classifier.ask(flat, label, target)
+    if not right:
         seconds = {"attack": 0.0, "proof": 0.0}
         return SemanticCertificate(0.0, 0.0, label, predicted, None, StopReason.MISCLASSIFIED, seconds=seconds)
-    run = Run(cancelled=cancel or (lambda: False))
-    if settings.timeout_s is not None:
-        run.deadline = run.started + settings.timeout_s
+    run = Run.within(settings.timeout_s, cancel)
     question = _Question(classifier, rows, placing, placing.image(flat), label, target)
     return _Work(question, settings, run).decide(threat, predicted)
 
