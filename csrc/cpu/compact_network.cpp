@@ -92,9 +92,9 @@ CompactStage<T>& CompactNetwork<T>::start_stage(int64_t size, const int32_t* ali
     return stages_.back();
 }
 
-// Copies what the rows need of the neurons left, and numbers those whose lines differ.
+// Copies what the rows need of the neurons left.
 template <typename T>
-void CompactNetwork<T>::keep(int index, const StageState<T>& state, CompactStage<T>& stage, Owned& owned) {
+void CompactNetwork<T>::copy_lines(int index, const StageState<T>& state, CompactStage<T>& stage, Owned& owned) {
     const Stage<T>& source = plan_.stages[index];
     const T* given[] = {state.slope_lower, state.offset_lower, state.slope_upper, state.offset_upper, source.bias,
                         state.charge};
@@ -106,6 +106,13 @@ void CompactNetwork<T>::keep(int index, const StageState<T>& state, CompactStage
         for (int64_t k = 0; k < stage.size; ++k) out[k] = given[f][stage.feature[k]];
         *fields[f] = out;
     }
+    stage.row_gamma = state.row_gamma;
+}
+
+// Numbers the neurons whose two lines differ in slope.
+template <typename T>
+void CompactNetwork<T>::keep(int index, const StageState<T>& state, CompactStage<T>& stage, Owned& owned) {
+    const Stage<T>& source = plan_.stages[index];
     for (int64_t k = 0; k < stage.size; ++k) {
         const int32_t i = stage.feature[k];
         const bool free = bends(source.activation) && source.alpha < 1 && state.lower[i] < 0 && state.upper[i] > 0;
@@ -167,8 +174,8 @@ void CompactNetwork<T>::add_stage(const StageState<T>& state) {
     const Stage<T>& source = plan_.stages[index];
     CompactStage<T>& stage = start_stage(source.size, state.alive, state.alive_count);
     Owned& owned = owned_.back();
+    copy_lines(index, state, stage, owned);
     keep(index, state, stage, owned);
-    stage.row_gamma = state.row_gamma;
     stage.linear = source.activation == Activation::kIdentity;
     for (int t = 0; t < source.term_count; ++t) {
         const Term<T>& term = source.terms[t];
@@ -178,6 +185,11 @@ void CompactNetwork<T>::add_stage(const StageState<T>& state) {
     }
     stage.terms = owned.terms.data();
     stage.term_count = source.term_count;
+}
+
+template <typename T>
+void CompactNetwork<T>::relax(int index, const StageState<T>& state) {
+    copy_lines(index, state, stages_[index], *std::next(owned_.begin(), index));
 }
 
 template <typename T>

@@ -24,6 +24,9 @@ class CompactNetwork {
     // Adds the next stage from its final bounds and lines.
     void add_stage(const StageState<T>& state);
 
+    // New lines for a stage whose bounds are tighter now; its neurons keep their numbers.
+    void relax(int index, const StageState<T>& state);
+
     CompactNet<T> net() const;
     int64_t kept_count() const { return static_cast<int64_t>(free_.size()); }
 
@@ -47,6 +50,7 @@ class CompactNetwork {
     };
 
     CompactStage<T>& start_stage(int64_t size, const int32_t* alive, int64_t alive_count);
+    void copy_lines(int index, const StageState<T>& state, CompactStage<T>& stage, Owned& owned);
     void keep(int index, const StageState<T>& state, CompactStage<T>& stage, Owned& owned);
     Bundles<T> bundle(const Term<T>& term, bool backward, const Owned& outputs, const Owned& inputs, Owned& owner);
 

@@ -353,6 +353,19 @@ bool Domains<T>::cut_off_stage(int index, const CutOff& cut, const std::vector<i
     return empty;
 }
 
+// Lines of a stage from tighter bounds of its neurons, in place: those that became stable keep their numbers. Valid
+// without forms, which would be carried through the lines twice.
+template <typename T>
+void Domains<T>::relax_again(int index) {
+    StageState<T>& state = memory_->root.work.stages[index];
+    for (int64_t i = 0; i < plan_.stages[index].size; ++i) {
+        state.lower[i] = std::max(state.lower[i], memory_->previous_lower[index][i]);
+        state.upper[i] = std::min(state.upper[i], memory_->previous_upper[index][i]);
+    }
+    network_.isa_.relax_root(plan_, memory_->root.work, index);
+    memory_->compact.relax(index, state);
+}
+
 // Slopes and splits that follow their neurons while others become stable.
 template <typename T>
 void Domains<T>::follow(CutOff& cut, const std::vector<int32_t>& stages, const std::vector<int32_t>& features) {
@@ -404,6 +417,13 @@ bool Domains<T>::cut_off(CutOff cut, int64_t iterations, double share, double se
     Memory& mine = *memory_;
     const auto end = Time::now() + span(seconds);
     const Clock clock{is_over, &end};
+    bool moved = false;
+    const auto renew = [&] {
+        const std::vector<int32_t> stages = open_stage(), features = open_index();
+        run_root(0, 0, 0);
+        if (!failed_) follow(cut, stages, features);
+        moved = false;
+    };
     for (int s = plan_.count - 1; s >= 1 && !failed_ && !clock.over(); --s) {
         if (!bends(plan_.stages[s].activation)) continue;
         mine.enlarge(mine.compact.kept_count(), static_cast<int64_t>(cut.split.size()) + 1);
@@ -415,12 +435,17 @@ bool Domains<T>::cut_off(CutOff cut, int64_t iterations, double share, double se
         double reach = 0;
         const double lower = network_.isa_.row_costs(root_, mine.below_output->stages(), mine.threads[0]->block, job, cost.data(), &reach);
         if (lower > cut.limit) return true;
-        const std::vector<int32_t> neurons = costliest(s, cost, share), stages = open_stage(), features = open_index();
+        const std::vector<int32_t> neurons = costliest(s, cost, share);
         if (neurons.empty()) continue;
         if (cut_off_stage(s, cut, neurons, reach, iterations, clock)) return true;
-        run_root(0, 0, 0);
-        if (!failed_) follow(cut, stages, features);
+        if (plan_.forms) {
+            renew();
+        } else {
+            relax_again(s);
+            moved = true;
+        }
     }
+    if (moved) renew();
     return false;
 }
 

@@ -172,6 +172,7 @@ class Domains {
     void measure_root(double seconds);
     void run_root(int64_t iterations, int first, double seconds);
     void bound_stage(int stage, int64_t iterations, Clock clock);
+    void relax_again(int stage);
     std::vector<int32_t> open_neurons(int stage) const;
     std::vector<int32_t> costliest(int stage, const std::vector<double>& cost, double share) const;
     void follow(CutOff& cut, const std::vector<int32_t>& stages, const std::vector<int32_t>& features);
