@@ -65,7 +65,9 @@ verifier::StageSpec stage_from(const py::dict& given) {
     spec.activation_error = given["activation_error"].cast<double>();
     spec.bias = as_vector(given["bias"].cast<Doubles>());
     spec.bias_magnitude = as_vector(given["bias_magnitude"].cast<Doubles>());
-    spec.deployed_gamma = given["deployed_gamma"].cast<double>();
+    spec.deployed_unit = given["deployed_unit"].cast<double>();
+    spec.products = given["products"].cast<double>();
+    spec.fused_roundings = given["fused_roundings"].cast<double>();
     spec.deployed_tiny = given["deployed_tiny"].cast<double>();
     spec.flush = given["flush"].cast<double>();
     for (const auto& map : given["maps"].cast<py::list>()) spec.maps.push_back(map_from(map.cast<py::dict>()));

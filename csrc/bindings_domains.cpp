@@ -151,6 +151,13 @@ void bind(py::module_& module, const char* name) {
                      self.tighten(stage, neurons.data()[k], lower.data()[k], upper.data()[k]);
              },
              py::arg("stage"), py::arg("neurons"), py::arg("lower"), py::arg("upper"))
+        .def("limit_sums",
+             [](Domains& self, int stage, const Array<double>& most) {
+                 if (stage < 1 || stage >= self.stage_count()) throw py::value_error("stage: out of range");
+                 if (most.size() != self.stage_size(stage)) throw py::value_error("most: expected one number per neuron");
+                 self.limit_sums(stage, most.data());
+             },
+             py::arg("stage"), py::arg("most"))
         .def_property_readonly("failed", &Domains::failed)
         .def_property_readonly("open_stage", [](const Domains& self) { return self.open_stage(); })
         .def_property_readonly("open_index", [](const Domains& self) { return self.open_index(); })
@@ -162,6 +169,16 @@ void bind(py::module_& module, const char* name) {
                  py::array_t<double> lower(size), upper(size);
                  std::copy(state.lower, state.lower + size, lower.mutable_data());
                  std::copy(state.upper, state.upper + size, upper.mutable_data());
+                 return py::make_tuple(lower, upper);
+             })
+        .def("post_bounds",
+             [](const Domains& self, int stage) {
+                 if (stage < 0 || stage >= self.stage_count()) throw py::value_error("stage: out of range");
+                 const int64_t size = self.stage_size(stage);
+                 const auto& state = self.state(stage);
+                 py::array_t<double> lower(size), upper(size);
+                 std::copy(state.post_lower, state.post_lower + size, lower.mutable_data());
+                 std::copy(state.post_upper, state.post_upper + size, upper.mutable_data());
                  return py::make_tuple(lower, upper);
              })
         .def("bound", &bound<T>, py::arg("job"));

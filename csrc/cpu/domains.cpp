@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <ctime>
+#include <limits>
 #include <map>
 #include <memory>
 
@@ -168,6 +169,10 @@ void Domains<T>::enter(const double* lower, const double* upper, double seconds)
     memory_->previous_upper.clear();
     memory_->remembered.clear();
     memory_->compact.enter(lower, upper);
+    for (int s = 1; s < plan_.count; ++s) {
+        T* limits = memory_->root.work.stages[s].sum_limit;
+        std::fill(limits, limits + plan_.stages[s].size, std::numeric_limits<T>::infinity());
+    }
     measure_root(seconds);
 }
 
@@ -302,6 +307,7 @@ void Domains<T>::adopt(const Domains& other) {
         const StageState<T>& state = other.root_.states[s];
         mine.previous_lower[s].assign(state.lower, state.lower + plan_.stages[s].size);
         mine.previous_upper[s].assign(state.upper, state.upper + plan_.stages[s].size);
+        std::copy(state.sum_limit, state.sum_limit + plan_.stages[s].size, mine.root.work.stages[s].sum_limit);
     }
     mine.remembered = other.memory_->remembered;
     run_root(0, 0, 0);
@@ -466,6 +472,13 @@ void Domains<T>::tighten(int stage, int64_t i, double lower, double upper) {
     T &known_low = memory_->previous_lower[stage][i], &known_high = memory_->previous_upper[stage][i];
     if (low > known_low && low <= known_high) known_low = low;
     if (high < known_high && high >= known_low) known_high = high;
+}
+
+template <typename T>
+void Domains<T>::limit_sums(int stage, const double* most) {
+    T* limits = memory_->root.work.stages[stage].sum_limit;
+    for (int64_t i = 0; i < plan_.stages[stage].size; ++i)
+        if (most[i] < limits[i]) limits[i] = std::max(round_up<T>(most[i] * (1 + 1e-6)), T(0));
 }
 
 template <typename T>

@@ -181,7 +181,9 @@ int Network<T>::add_stage(const StageSpec& spec) {
     storage->arrays.push_back(std::move(size));
     stage.terms = storage->terms.data();
     stage.term_count = static_cast<int>(storage->terms.size());
-    stage.deployed_gamma = spec.deployed_gamma;
+    stage.deployed_unit = spec.deployed_unit;
+    stage.products = spec.products;
+    stage.fused_roundings = spec.fused_roundings;
     stage.deployed_tiny = spec.deployed_tiny;
     stage.flush = spec.flush;
     if (storage->inexact) {

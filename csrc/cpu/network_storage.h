@@ -3,6 +3,8 @@
 
 #include <list>
 
+#include <limits>
+
 #include "verifier/network.h"
 #include "verifier/thread_pool.h"
 
@@ -62,8 +64,9 @@ Network<T>::Scratch::Scratch(const Plan<T>& plan) {
         StageState<T> state{};
         for (T** field : {&state.lower, &state.upper, &state.post_lower, &state.post_upper, &state.slope_lower,
                           &state.offset_lower, &state.slope_upper, &state.offset_upper, &state.weight_magnitude,
-                          &state.charge})
+                          &state.charge, &state.sum_limit})
             *field = array(stride);
+        std::fill(state.sum_limit, state.sum_limit + stride, std::numeric_limits<T>::infinity());
         state.mid = array(rows.mid_rows * stride);
         state.half = array(rows.half_rows * stride);
         state.alive = list(stride);

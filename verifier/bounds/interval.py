@@ -14,7 +14,7 @@ from torch import Tensor
 
 from verifier.bounds.network import Network
 from verifier.bounds.rounding import cast_up, gamma
-from verifier.bounds.summation import worst_additions
+from verifier.bounds.summation import ordered_error
 from verifier.graph.ir import Node
 from verifier.ops.base import NodeTensors
 from verifier.ops.elementwise import ELEMENTWISE
@@ -212,7 +212,7 @@ def _sums_inputs(network: Network, node: Node, terms: int) -> bool:
 def _ordered_sums(
     network: Network, at: NodeTensors, low: Tensor, high: Tensor, constant: Tensor | None, size: Tensor
 ) -> Tensor:
-    """Rounding of a sum of products in any order, from its own terms on one box; see `worst_additions`.
+    """Rounding of a sum of products in any order, from its own terms on one box; see `ordered_error`.
 
     Args:
         low, high: the input, [1, *shape]; constant: magnitude of what is added; size: sum of |terms|, [1, *shape].
@@ -226,19 +226,11 @@ def _ordered_sums(
     weights = weights.gather(1, order)
     ends = [weights * x.double().reshape(1, -1).expand(node.size, -1).gather(1, order) for x in (low, high)]
     least, most = torch.minimum(*ends), torch.maximum(*ends)
-    total = size.double().reshape(-1)
-    count, unit = summands + 3 + at.extra_roundings, network.deployed_unit
-    # Every term is rounded once as a product, and once for each operation fused into it; the partial
-    # sums that are rounded differ from the exact ones by less than 2 n u of the whole.
-    spare = 2 * count * unit * total
-    if constant is not None:
-        # One more term; but its parts may also have come with the others, so any partial sum may hold them.
-        own = constant.double().broadcast_to(node.shape).reshape(-1, 1)
-        least, most, spare = torch.cat([least, -own], dim=1), torch.cat([most, own], dim=1), spare + own.reshape(-1)
-    additions = worst_additions(least.cpu().numpy(), most.cpu().numpy(), spare.cpu().numpy())
-    error = torch.as_tensor(additions, device=total.device) + (1 + at.extra_roundings) * total
-    error = error * (unit * (1 + 8 * count * unit)) + count * float(np.finfo(network.source.dtype).tiny)
-    return cast_up(error, network.dtype, network.device).reshape(1, *node.shape)
+    own = None if constant is None else constant.double().broadcast_to(node.shape).reshape(-1).cpu().numpy()
+    parts = (least.cpu().numpy(), most.cpu().numpy(), own, size.double().reshape(-1).cpu().numpy())
+    error = ordered_error(*parts, fused=at.extra_roundings, unit=network.deployed_unit)
+    error += (summands + 3 + at.extra_roundings) * float(np.finfo(network.source.dtype).tiny)
+    return cast_up(torch.as_tensor(error), network.dtype, network.device).reshape(1, *node.shape)
 
 
 def _partial_sums(

@@ -21,6 +21,7 @@ from verifier.bounds.clauses import PaddedClauses
 from verifier.bounds.engine import DomainBounds
 from verifier.bounds.native_engine import NativeEngine
 from verifier.bounds.native_refine import refine_stages
+from verifier.bounds.sum_limits import limit_sums
 from verifier.kernels.native import native
 from verifier.run import Run
 from verifier.spec.groups import Group
@@ -106,6 +107,7 @@ class NativeDomains:
         module = native()
         self.clauses = clauses
         self._deadline = deadline
+        self._stages = engine.stages
         self._make = lambda: engine.domains(lower, upper, 0.0)
         self.core = engine.domains(lower, upper, ROOT_SHARE * self._remaining())
         self.capacity = module.split_candidates
@@ -132,6 +134,11 @@ class NativeDomains:
     def tighten(self, stage: int, neurons: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> None:
         """Intersect the root's bounds of neurons of a stage; they take effect at the next `optimise_root`."""
         self.core.tighten(stage, neurons, lower, upper)
+
+    def limit_sums(self) -> None:
+        """Look closer at the deployed program's rounding; takes effect at the next `optimise_root`."""
+        if not self.core.failed:
+            limit_sums(self.core, self._stages)
 
     def optimise_root(self, seconds: float, iterations: int = INTERMEDIATE_ITERATIONS, first: int = 0) -> int:
         """Optimise the slopes of every open neuron's own bounds within about `seconds`, from stage `first` on.
@@ -375,6 +382,8 @@ def root_domains(engine: NativeEngine, group: Group, index: int, run: Run) -> tu
     run.bound_before = run.bound_after
     run.visited += 1
     if len(left):
+        with run.stage("rounding"):
+            domains.limit_sums()
         with run.stage("intermediate slopes"):
             stable = domains.optimise_root(INTERMEDIATE_SHARE * min(run.remaining(), 300.0))
         left = open_clauses(f"{stable} more neurons stable")

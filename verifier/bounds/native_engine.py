@@ -69,7 +69,8 @@ class NativeEngine:
         self.soundness: Soundness = soundness
         self.threads = module.available_threads() if threads is None else max(1, threads)
         self._network = (module.NetworkDouble if graph.dtype == "float64" else module.NetworkFloat)(graph.input_size)
-        for stage in Stager(graph, rounded=soundness is Soundness.IEEE_FLOAT).run():
+        self.stages = Stager(graph, rounded=soundness is Soundness.IEEE_FLOAT).run()
+        for stage in self.stages:
             self._network.add_stage(stage.as_dict())
         self._network.finish(-1 if forms is None else int(forms))
         self._is_large = self._network.sparse and self._network.weights > LARGE

@@ -11,7 +11,33 @@ from __future__ import annotations
 import numpy as np
 
 
-def worst_additions(low: np.ndarray, high: np.ndarray, spare: np.ndarray) -> np.ndarray:
+def ordered_error(
+    low: np.ndarray, high: np.ndarray, constant: np.ndarray | None, size: np.ndarray, fused: int, unit: float
+) -> np.ndarray:
+    """Rounding of sums of products and a constant, in any order, underflow apart.
+
+    Args:
+        low, high: bounds of the products, float64 [R, n].
+        constant: magnitude [R] of what is added to them, in one piece or in pieces that came with the products.
+        size: sum of |terms|, the constant's included, [R].
+        fused: roundings of every product beyond its own, by operations fused into it.
+        unit: unit round-off.
+    Returns:
+        float64 [R].
+    """
+    count = low.shape[1] + 3 + fused
+    # The partial sums that are rounded differ from the exact ones by less than 2 n u of the whole.
+    spare = 2 * count * unit * size
+    if constant is not None:
+        # One more term; but its pieces may also have come with the others, so any partial sum may hold them.
+        own = constant.reshape(-1, 1)
+        low, high, spare = np.concatenate([low, -own], axis=1), np.concatenate([high, own], axis=1), spare + constant
+    # A factor applied after the sum moves its partial sums away from the powers of two they were rounded below.
+    additions = worst_additions(low, high, spare, binades=fused == 0)
+    return (additions + (1 + fused) * size) * (unit * (1 + 8 * count * unit))
+
+
+def worst_additions(low: np.ndarray, high: np.ndarray, spare: np.ndarray, *, binades: bool = True) -> np.ndarray:
     """The largest sum of the additions' roundings, in units of u, over all orders of adding n terms up.
 
     An addition that completes k terms rounds by at most u * g(k), where g(k) is the largest power of two
@@ -23,13 +49,16 @@ def worst_additions(low: np.ndarray, high: np.ndarray, spare: np.ndarray) -> np.
     Args:
         low, high: bounds of the terms, float64 [R, n].
         spare: what rounding may already have added to any partial sum, [R].
+        binades: off where partial sums are only known up to a factor, so that g(k) is the largest sum itself.
     Returns:
         float64 [R], rounded up.
     """
     rows, n = low.shape
     largest = np.maximum(_largest_sums(high), _largest_sums(-low)) * (1 + n * 2.0**-51) + spare
-    _, exponent = np.frexp(largest)
-    steps = np.where(largest > 0, np.ldexp(1.0, exponent - 1), 0.0)  # [n, R]
+    steps = largest  # [n, R]
+    if binades:
+        _, exponent = np.frexp(largest)
+        steps = np.where(largest > 0, np.ldexp(1.0, exponent - 1), 0.0)
     steps = np.where(np.isfinite(largest), steps, np.inf)
     worst = np.zeros((n + 1, rows))
     for m in range(2, n + 1):

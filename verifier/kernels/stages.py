@@ -65,13 +65,21 @@ class Map:
 
 @dataclass
 class StagePlan:
-    """One stage; error: |deployed z - z| <= gamma (|W||h| + bias_magnitude) + tiny + flush sum |h|."""
+    """One stage, and how the deployed program rounds its z; see `SumError` in csrc/cpu/simd/forward.h.
+
+    Attributes:
+        unit: unit round-off of the sums of products, 0 where they are exact.
+        products: most products behind one z; fused: roundings of each by operations fused into it.
+        tiny, flush: absolute error, tiny + flush sum |h|.
+    """
 
     size: int
     maps: list[Map]
     bias: np.ndarray
     bias_magnitude: np.ndarray
-    gamma: float = 0.0
+    unit: float = 0.0
+    products: int = 0
+    fused: int = 0
     tiny: float = 0.0
     flush: float = 0.0
     activation: str = "identity"
@@ -87,7 +95,9 @@ class StagePlan:
             "activation_error": self.activation_error,
             "bias": np.ascontiguousarray(self.bias, dtype=np.float64),
             "bias_magnitude": np.ascontiguousarray(self.bias_magnitude, dtype=np.float64),
-            "deployed_gamma": self.gamma,
+            "deployed_unit": self.unit,
+            "products": self.products,
+            "fused_roundings": self.fused,
             "deployed_tiny": self.tiny,
             "flush": self.flush,
             "maps": [m.as_dict() for m in self.maps],
@@ -201,17 +211,12 @@ class Stager:
         if fixed is not None:
             stage.tiny = float(fixed) if self.rounded else 0.0
         elif self.rounded and (terms or extra):
-            stage.gamma = _gamma(terms + 1 + extra, _UNIT[self.graph.dtype])
+            stage.unit = _UNIT[self.graph.dtype]
             stage.flush = _TINY[self.graph.dtype]
             stage.tiny = (terms + 2) * _TINY[self.graph.dtype]
-        if extra and not stage.gamma:
-            stage.gamma = _gamma(terms + 1 + extra, _UNIT["float64"])
-
-
-def _gamma(terms: int, unit: float) -> float:
-    """gamma_n, rounded up; infinite where the sum is too long for a bound, so that nothing is claimed."""
-    x = terms * unit
-    return x / (1 - x) * (1 + 1e-12) if x < 0.5 else np.inf
+        if extra and not stage.unit:
+            stage.unit = _UNIT["float64"]
+        stage.products, stage.fused = terms, extra
 
 
 def _per_feature(node: Node, given: object) -> np.ndarray:

@@ -161,10 +161,11 @@ static void place_neurons(Sweep<T>& at, int index, const int32_t* neurons, int64
         }
     }
     clear_lanes(work, 2 * count);
+    const SumError deployed = sum_error(stage, state);
     for (int64_t k = 0; k < count; ++k) {
         const int64_t i = neurons[k];
         const double size = state.weight_magnitude[i], bias = stage.bias[i];
-        const double error = stage.deployed_gamma * (size + stage.bias_magnitude[i]) + state.deployed_tiny +
+        const double error = sum_error_of(deployed, stage, state, i) + state.deployed_tiny +
                              stage.cast_error * (size + std::fabs(bias));
         for (int side = 0; side < 2; ++side) {
             work.offsets[(2 * k + side) * lanes] = side ? -bias : bias;

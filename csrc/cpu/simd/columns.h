@@ -138,12 +138,13 @@ static void place_neuron_rows(Block<T>& at, int64_t n) {
             place_weights(at, term, code / 2, code % 2 ? T(-1) : T(1), r);
         }
     }
+    const SumError deployed = sum_error(stage, state);
     for (int64_t r = 0; r < n; ++r) {
         const int64_t code = at.target.codes[work.row[r]], i = code / 2;
         const double size = state.weight_magnitude[i], bias = stage.bias[i];
         work.offsets[r] = code % 2 ? -bias : bias;
         if (kRigorous)
-            work.losses[r] = as_charge<T>(stage.deployed_gamma * (size + stage.bias_magnitude[i]) + state.deployed_tiny +
+            work.losses[r] = as_charge<T>(sum_error_of(deployed, stage, state, i) + state.deployed_tiny +
                                           stage.cast_error * (size + std::fabs(bias)));
     }
 }

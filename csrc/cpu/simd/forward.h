@@ -62,17 +62,71 @@ static void enter_box(Context<T>& at, const double* lower, const double* upper) 
     state.tiny = 16 * Precision<T>::kTiny * (stage.size + 4) * (4 + state.post_sum);
 }
 
-// Coefficients of the error that each z of the deployed program may carry.
+// Rounding of the deployed program's z = sum of n products + bias, summed in any order:
+//     min(gamma size, whole size + part reach + constant bias), size = |W| hmax + bias_magnitude, reach >= |z|.
+// A partial sum lies between minus the sum N of the negative terms and the sum P of the positive ones, and
+// max(P, N) <= (size + reach) / 2: half of what gamma_n takes it for where terms cancel. The constant may be spread
+// over the products, so any partial sum may hold all of it. Every product is rounded once, and once for each operation
+// fused into it; terms of second order are below 4 n u of the whole.
+struct SumError {
+    double gamma = 0, whole = 0, part = 0, constant = 0;
+
+    SumError(double unit, double products, double fused) {
+        if (unit == 0) return;
+        const double roundings = products + 2 + fused;
+        gamma = gamma_n(roundings - 1, unit) * (1 + 1e-9);
+        const double each = roundings * unit < 0.1 ? unit * (1 + 8 * roundings * unit) * (1 + 1e-9) : HUGE_VAL;
+        part = 0.5 * each * (products + 1);
+        whole = each * (2 + fused) + part;
+        constant = 2 * part;
+    }
+
+    double operator()(double size, double reach, double bias) const {
+        const double usual = gamma * (size + bias), halved = whole * (size + bias) + part * reach + constant * bias;
+        return halved < usual ? halved : usual;
+    }
+};
+
+template <typename T>
+static SumError sum_error(const Stage<T>& stage, const StageState<T>& state) {
+    return {stage.deployed_unit, state.products, stage.fused_roundings};
+}
+
+// The same for neuron i, from what is known of its z.
+template <typename T>
+static double sum_error_of(const SumError& error, const Stage<T>& stage, const StageState<T>& state, int64_t i) {
+    const double low = std::fabs(static_cast<double>(state.lower[i])), high = std::fabs(static_cast<double>(state.upper[i]));
+    const double found = error(state.weight_magnitude[i], low > high ? low : high, stage.bias_magnitude[i]);
+    return state.sum_limit[i] < found ? static_cast<double>(state.sum_limit[i]) : found;
+}
+
+// The same for vectors of neurons, rounded up; `up` makes up for the rounding of its arguments.
+template <typename T>
+struct SumErrors {
+    Vec<T> gamma, whole, part, constant;
+
+    SumErrors(const SumError& error, double up)
+        : gamma(spread<T>(as_charge<T>(error.gamma * up))), whole(spread<T>(as_charge<T>(error.whole * up))),
+          part(spread<T>(as_charge<T>(error.part * up))), constant(spread<T>(as_charge<T>(error.constant * up))) {}
+
+    Vec<T> operator()(Vec<T> size, Vec<T> reach, Vec<T> bias) const {
+        const Vec<T> usual = gamma * (size + bias), halved = whole * (size + bias) + part * reach + constant * bias;
+        return halved < usual ? halved : usual;
+    }
+};
+
+// Coefficients of the errors of a stage's forward pass.
 template <typename T>
 struct StageError {
-    Vec<T> own, magnitude_up, deployed, deployed_tiny, cast, underflow;
+    Vec<T> own, magnitude_up, deployed_tiny, cast, underflow;
+    SumErrors<T> deployed;
 
-    StageError(const Stage<T>& stage, double tiny, int64_t inputs) {
+    StageError(const Stage<T>& stage, const StageState<T>& state, int64_t inputs)
+        : deployed(sum_error(stage, state), 1 + 2 * safe_gamma<T>(stage.row_terms + 10)) {
         const double gamma = safe_gamma<T>(stage.row_terms + 10);
         own = spread<T>(as_charge<T>(gamma * (1 + 4 * Precision<T>::kUnit * (inputs + 4))));
         magnitude_up = spread<T>(as_charge<T>(1 + 2 * gamma));
-        deployed = spread<T>(as_charge<T>(stage.deployed_gamma * (1 + 2 * gamma)));
-        deployed_tiny = spread<T>(as_charge<T>(tiny));
+        deployed_tiny = spread<T>(as_charge<T>(state.deployed_tiny));
         cast = spread<T>(as_charge<T>(stage.cast_error * (1 + 2 * gamma)));
         underflow = spread<T>(
             as_charge<T>(16 * Precision<T>::kTiny * (inputs + 4) * (stage.row_terms + 4 + stage.row_magnitude)));
@@ -86,7 +140,7 @@ static void bound_stage(Context<T>& at, int index) {
     const Stage<T>& stage = at.plan.stages[index];
     StageState<T>& state = at.work.stages[index];
     const FormRows& rows = at.rows;
-    const StageError<T> error(stage, state.deployed_tiny, rows.inputs);
+    const StageError<T> error(stage, state, rows.inputs);
     const Vec<T> concretise = spread<T>(as_charge<T>(safe_gamma<T>(rows.inputs + 10)));
     const Vec<T> limit = spread<T>(static_cast<T>(Precision<T>::kHuge));
     typename Lanes<T>::Bits good = limit > 0;
@@ -95,10 +149,13 @@ static void bound_stage(Context<T>& at, int index) {
         T* half = state.half + i;
         const Vec<T> bias = load(stage.bias + i), bias_size = magnitude<T>(bias);
         const Vec<T> size = load(half + rows.magnitude * stage.stride) * error.magnitude_up;
-        const Vec<T> deployed = error.deployed * (size + load(stage.bias_magnitude + i)) + error.deployed_tiny +
-                                error.cast * (size + bias_size) + error.underflow;
         const Vec<T> center = load(mid + rows.interval * stage.stride) + bias;
-        const Vec<T> radius = load(half + rows.interval * stage.stride) + error.own * (size + bias_size) + deployed;
+        const Vec<T> exact = load(half + rows.interval * stage.stride) + error.own * (size + bias_size);
+        const Vec<T> sums = error.deployed(size, magnitude<T>(center) + exact, load(stage.bias_magnitude + i));
+        const Vec<T> limit_of_sums = load(state.sum_limit + i);
+        const Vec<T> deployed = (limit_of_sums < sums ? limit_of_sums : sums) + error.deployed_tiny +
+                                error.cast * (size + bias_size) + error.underflow;
+        const Vec<T> radius = exact + deployed;
         Vec<T> low = center - radius, high = center + radius;
         if (at.plan.forms) {
             const Vec<T> scale = load(half + rows.scale * stage.stride) + bias_size;
@@ -126,6 +183,21 @@ static void bound_stage(Context<T>& at, int index) {
     for (int lane = 0; lane < Lanes<T>::kCount; ++lane) at.failed |= !good[lane];
 }
 
+// Most products behind one z that are not identically 0: adding an exact zero rounds nothing. With operations fused
+// into W, a product with h = 0 may have had a constant of its own.
+template <typename T>
+static double count_products(const Context<T>& at, const Stage<T>& stage) {
+    if (stage.deployed_unit == 0 || stage.fused_roundings > 0) return stage.products;
+    double most = 0;
+    for (int t = 0; t < stage.term_count; ++t) {
+        const Term<T>& term = stage.terms[t];
+        const StageState<T>& source = at.work.stages[term.source];
+        if (term.kind != MapKind::kDense || term.source == 0) return stage.products;
+        most += static_cast<double>(source.alive_count);
+    }
+    return most < stage.products ? most : stage.products;
+}
+
 // z of stage `index` from its sources' h.
 template <typename T>
 static void forward_stage(Context<T>& at, int index) {
@@ -136,6 +208,7 @@ static void forward_stage(Context<T>& at, int index) {
         memset(state.half, 0, at.rows.half_rows * stage.stride * sizeof(T));
     }
     state.deployed_tiny = stage.deployed_tiny;
+    state.products = count_products(at, stage);
     const Across<T> across{at.work.across, at.work.across_out};
     for (int t = 0; t < stage.term_count; ++t) {
         const Term<T>& term = stage.terms[t];

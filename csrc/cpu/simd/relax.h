@@ -146,16 +146,18 @@ static void charge_stage(Context<T>& at, int index, double z_sum) {
         source_size += term.cols;
     }
     state.row_gamma = gamma_n(2.0 * chain + 6 + at.plan.count + at.plan.wide_terms, unit) * (1 + 1e-6);
-    const Vec<T> weight = spread<T>(as_charge<T>(gamma_n(column_terms + 4, unit) + stage.deployed_gamma + stage.cast_error));
+    const Vec<T> weight = spread<T>(as_charge<T>(gamma_n(column_terms + 4, unit) + stage.cast_error));
     const Vec<T> slope = spread<T>(as_charge<T>(3 * unit));
     const Vec<T> offset = spread<T>(as_charge<T>(state.row_gamma + stage.cast_error));
-    const Vec<T> deployed = spread<T>(as_charge<T>(stage.deployed_gamma));
+    const SumErrors<T> deployed(sum_error(stage, state), 1);
     const Vec<T> tiny = spread<T>(as_charge<T>(state.deployed_tiny));
     const Vec<T> up = spread<T>(static_cast<T>(1 + 16 * unit));
     for (int64_t i = 0; i < stage.size; i += Lanes<T>::kCount) {
         const Vec<T> low = magnitude<T>(load(state.lower + i)), high = magnitude<T>(load(state.upper + i));
-        const Vec<T> sum = weight * load(state.weight_magnitude + i) + slope * (low > high ? low : high) +
-                           offset * magnitude<T>(load(stage.bias + i)) + deployed * load(stage.bias_magnitude + i);
+        const Vec<T> size = load(state.weight_magnitude + i), reach = low > high ? low : high;
+        const Vec<T> sums = deployed(size, reach, load(stage.bias_magnitude + i)), known = load(state.sum_limit + i);
+        const Vec<T> sum = weight * size + slope * reach + offset * magnitude<T>(load(stage.bias + i)) +
+                           (known < sums ? known : sums);
         store(state.charge + i, sum * up + tiny);
     }
     const double rows = static_cast<double>(stage.size) + 4;

@@ -152,6 +152,9 @@ class Domains {
 
     // Intersects z of neuron i of a stage with rigorous bounds; the root's lines follow at the next `optimise_root`.
     void tighten(int stage, int64_t i, double lower, double upper);
+
+    // Limits how far the deployed sums of a stage [its size] can be off on this box, for all further passes.
+    void limit_sums(int stage, const double* most);
     int64_t stage_size(int stage) const { return plan_.stages[stage].size; }
     int stage_count() const { return plan_.count; }
 

@@ -49,7 +49,7 @@ struct StageSpec {
     double alpha = 0;
     double activation_error = 0;
     std::vector<double> bias, bias_magnitude;
-    double deployed_gamma = 0, deployed_tiny = 0, flush = 0;
+    double deployed_unit = 0, products = 0, fused_roundings = 0, deployed_tiny = 0, flush = 0;
     std::vector<MapSpec> maps;
 };
 

@@ -50,8 +50,10 @@ struct Stage {
     const T* bias_magnitude;      // [stride], >= |bias|: terms summed before cancellation
     double row_terms;             // most nonzeros in a row of W: length of the sums of W h
     double row_magnitude;         // largest sum of |W| over a row
-    double deployed_gamma;        // the deployed program errs by <= deployed_gamma (|W| hmax + bias_magnitude)
-    double deployed_tiny;         //   + deployed_tiny + flush sum |h|; all 0 for bounds in real arithmetic
+    double deployed_unit;         // the deployed program's unit round-off, 0 for bounds in real arithmetic; see SumError
+    double products;              // most products behind one z
+    double fused_roundings;       // of each product, by operations fused into W
+    double deployed_tiny;         // absolute part of its error: deployed_tiny + flush sum |h|
     double flush;                 // absolute error of a weight or an operand: underflow, flushed or not
     double cast_error;            // relative error of the stored weights and bias (0 when T holds them exactly)
     bool refine;                  // a backward pass can improve on the forward bounds

@@ -20,6 +20,7 @@ struct StageState {
     T *slope_lower, *offset_lower;     // slope_lower z + offset_lower <= h
     T *slope_upper, *offset_upper;     // h <= slope_upper z + offset_upper
     T* weight_magnitude;               // >= sum_t |W_t| hmax, the scale of every rounding term
+    T* sum_limit;                      // known limit of the rounding of the deployed sums, +inf for none
     T* charge;                         // a row with coefficients p on z loses <= |p| . charge here
     T* mid;                            // forms, see `FormRows`
     T* half;
@@ -27,6 +28,7 @@ struct StageState {
     int64_t alive_count;
     double post_sum;                   // >= sum of |h|
     double deployed_tiny;              // absolute part of the deployed program's error in z
+    double products;                   // most products behind one z that are not identically 0
     double tiny;                       // underflow allowance of one row, this and all earlier stages
     double row_gamma;                  // error of a row's offset sum, relative to its terms' magnitudes
 };
