@@ -81,6 +81,7 @@ def backward_pass(engine: NativeEngine, radius: float, count: int) -> tuple[Call
         "multiplier": np.zeros((1, 1), np.float32),
         "extra": None,
         "extra_sign": None,
+        "pace": 1.0,
         "seconds": 1e6,
         "iterations": 0,
         "rigorous": True,

@@ -181,7 +181,8 @@ void CompactNetwork<T>::add_stage(const StageState<T>& state) {
         const Term<T>& term = source.terms[t];
         const Owned& below = *std::next(owned_.begin(), term.source);
         const double sum = term.kind == MapKind::kDense ? static_cast<double>(state.alive_count) : static_cast<double>(term.column_terms);
-        owned.terms.push_back({term.source, sum, bundle(term, true, below, owned, owned), bundle(term, false, owned, below, owned)});
+        owned.terms.push_back({term.source, sum, bundle(term, true, below, owned, owned), bundle(term, false, owned, below, owned),
+                               term.kind == MapKind::kDiagonal});
     }
     stage.terms = owned.terms.data();
     stage.term_count = source.term_count;

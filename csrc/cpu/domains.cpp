@@ -25,7 +25,7 @@ Time::duration span(double seconds) {
 }
 
 // Rows of a block, so that two stages of it stay in the second-level cache where that is possible.
-constexpr int64_t kMostRows = 64, kFewestRows = 32, kWideStage = 32768;
+constexpr int64_t kMostRows = 64, kFewestRows = 32, kWideStage = 3000;
 
 // Number of the first source neuron that neuron i of a stage reads: neighbours read the same ones.
 template <typename T>

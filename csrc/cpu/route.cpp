@@ -35,6 +35,10 @@ void Route<T>::add_term(const CompactTerm<T>& term, const std::vector<char>& her
             lists.position[used] = static_cast<int32_t>(k);
             used += here[map.index[k]];
         }
+        // Positions rise, so no weight is skipped where as many lie between the first and the last.
+        const int64_t begin = lists.start.back();
+        const bool follow = used > begin && lists.position[used - 1] - lists.position[begin] == used - begin - 1;
+        lists.first.push_back(follow ? lists.position[begin] : -1);
         lists.start.push_back(used);
         // The whole bundle is written, so that nothing stale is added to.
         const int32_t* output = map.output + b * kBundle;
@@ -43,7 +47,7 @@ void Route<T>::add_term(const CompactTerm<T>& term, const std::vector<char>& her
         lists.output.insert(lists.output.end(), output, output + kBundle);
     }
     for (size_t i = 0; i < below.size(); ++i) below[i] |= reached[i];
-    terms.push_back({static_cast<int64_t>(lists.start.size()) - 1, lists.start.data(), lists.index.data(), lists.position.data(),
+    terms.push_back({static_cast<int64_t>(lists.start.size()) - 1, lists.start.data(), lists.index.data(), lists.position.data(), lists.first.data(),
                      lists.output.data(), static_cast<int64_t>(lists.forward.size()), lists.forward.data()});
 }
 

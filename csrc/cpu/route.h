@@ -22,7 +22,7 @@ class Route {
   private:
     struct Lists {
         std::vector<int64_t> start{0};
-        std::vector<int32_t> index, position, output, forward;
+        std::vector<int32_t> index, position, first, output, forward;
     };
     void add_term(const CompactTerm<T>& term, const std::vector<char>& here, std::vector<char>& below,
                   std::vector<RouteTerm>& terms);

@@ -26,7 +26,7 @@ CHILD_ITERATIONS = 12
 #: For subdomains without anything left to split, whose bound is a linear program's once converged.
 LAST_ITERATIONS = 400
 #: Rounds of bounding neurons with their clause for one subdomain, and the steps of each.
-MOST_ROUNDS, CUT_OFF_ITERATIONS = 60, 4
+MOST_ROUNDS, CUT_OFF_ITERATIONS = 50, 6
 #: A round that moves the margin by a smaller share is the last; all of them must gain this share to be worthwhile.
 LEAST_GAIN, WORTHWHILE_GAIN = 0.04, 0.05
 #: Share of a margin that must be left of it before the next closer look.

@@ -87,19 +87,37 @@ VERIFIER_INLINE void over_planes(int64_t count, Next next, Planes<const T> in, P
     if (in.count > plane) write_bundles<T, 1>(count, next, in, out, plane, accumulate);
 }
 
+// The same for bundles that read one input at most.
+template <typename T, typename Next>
+VERIFIER_INLINE void scale_planes(int64_t count, Next next, Planes<const T> in, Planes<T> out, bool accumulate) {
+    constexpr int64_t lanes = Lanes<T>::kCount;
+    for (int64_t v = 0; v < in.count; ++v)
+        for (int64_t b = 0; b < count; ++b) {
+            const int32_t* output;
+            const BundleSums<T> sums = next(b, output);
+            if (sums.count == 0 && accumulate) continue;
+            const Vec<T> x = sums.count > 0 ? load(in.data + v * in.stride + sums.index[0] * lanes) : Vec<T>{};
+            const T* w = sums.count > 0 ? sums.values + (sums.position ? sums.position[0] * kBundle : 0) : nullptr;
+            for (int j = 0; j < kBundle && output[j] >= 0; ++j) {
+                T* y = out.data + v * out.stride + output[j] * lanes;
+                const Vec<T> product = w ? x * spread<T>(w[j]) : x;
+                store(y, accumulate ? load(y) + product : product);
+            }
+        }
+}
+
 // out (+)= in W along a route.
 template <typename T>
 static void carry_back(const CompactTerm<T>& term, const RouteTerm& route, Planes<const T> in, Planes<T> out, bool accumulate) {
     const auto next = [&](int64_t b, const int32_t*& output) __attribute__((always_inline)) {
         output = route.output + b * kBundle;
         const int64_t begin = route.start[b], length = route.start[b + 1] - begin;
-        const int32_t *index = route.index + begin, *position = route.position + begin;
+        const int32_t* index = route.index + begin;
         const T* values = term.backward.values;
-        // Positions rise, so no weight is skipped where as many lie between the first and the last.
-        if (length > 0 && position[length - 1] - position[0] == length - 1)
-            return BundleSums<T>{index, nullptr, values + position[0] * kBundle, length};
-        return BundleSums<T>{index, position, values, length};
+        if (route.first[b] >= 0) return BundleSums<T>{index, nullptr, values + route.first[b] * kBundle, length};
+        return BundleSums<T>{index, route.position + begin, values, length};
     };
+    if (term.diagonal) return scale_planes<T>(route.count, next, in, out, accumulate);
     over_planes<T>(route.count, next, in, out, accumulate);
 }
 
@@ -112,6 +130,7 @@ static void carry_forward(const CompactTerm<T>& term, const RouteTerm& route, Pl
         output = map.output + bundle * kBundle;
         return BundleSums<T>{map.index + begin, nullptr, map.values + begin * kBundle, map.start[bundle + 1] - begin};
     };
+    if (term.diagonal) return scale_planes<T>(route.forward_count, next, in, out, accumulate);
     over_planes<T>(route.forward_count, next, in, out, accumulate);
 }
 

@@ -29,6 +29,7 @@ struct CompactTerm {
     int source;
     double column_terms;         // length of the sums of A W
     Bundles<T> backward, forward;  // outputs are the source's neurons; this stage's neurons
+    bool diagonal;                 // every bundle reads one input at most
 };
 
 template <typename T>
@@ -61,6 +62,7 @@ struct RouteTerm {
     const int64_t* start;     // [count + 1] into `index` and `position`
     const int32_t* index;     // inputs of each bundle that can be nonzero
     const int32_t* position;  // their place in the map's `values`
+    const int32_t* first;     // [count] place of a bundle's first weight where the others follow it, else -1
     const int32_t* output;    // [count, kBundle]
     int64_t forward_count;
     const int32_t* forward;   // numbers of the forward bundles needed for a gradient
