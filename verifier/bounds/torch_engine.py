@@ -391,7 +391,8 @@ class TorchEngine:
             parts.append((value, form.coeffs.double(), form.offset - form.error, found.sensitivity.double()))
         if not parts:
             return BoxBounds.none(rows.shape[0], lower.shape[1])
-        return BoxBounds(*(torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)))
+        columns = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
+        return BoxBounds(*columns, curved=joint and refine)
 
 
 def _measured(rate: float, expected_s: float, spent_s: float) -> float:

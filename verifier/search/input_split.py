@@ -6,7 +6,7 @@ hidden layer's sensitivity); clipping: Zhou et al. 2025, arXiv:2512.11087.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,7 +20,8 @@ from verifier.spec.groups import Group
 from verifier.spec.problem import InputSet
 
 SENSITIVITY_SHARE = 0.1
-#: Power of an input's width, as a share of the whole, by which splits prefer the inputs that were split less.
+#: Power of an input's width, as a share of the whole, by which splits prefer the inputs that were split less,
+#: where bounds are curved.
 BALANCE = 0.5
 #: The most boxes of a batch, the most promising ones, in which the bounds' minimisers are tried as counterexamples.
 MOST_TRIED = 32
@@ -115,17 +116,17 @@ def split_inputs(engine: BoxEngine, group: Group, falsifier: Falsifier, run: Run
         left = ~np.logical_and.reduce(proved, axis=1)
         if left.any():
             lower, upper, owner, worst, margins = lower[left], upper[left], owner[left], worst[left], margins[left]
-            bounds, proved = _pick(bounds, left), proved[left]
+            bounds, proved = bounds.pick(left), proved[left]
             few = np.argsort(worst)[:MOST_TRIED]
             witness = _try_minimisers(
-                falsifier, _pick(bounds, few), margins[few], (lower[few], upper[few]), owner[few]
+                falsifier, bounds.pick(few), margins[few], (lower[few], upper[few]), owner[few]
             ) or falsifier.again(run)
             if witness is not None:
                 return SplitResult(witness, len(pool) + len(owner))
             lower, upper, here = clip(bounds, part.rows, part.limits[owner], proved, lower, upper)
             alive = np.logical_or.reduce(here, axis=1)
             lower, upper, owner, worst, here = lower[alive], upper[alive], owner[alive], worst[alive], here[alive]
-            low, high, parent, stuck = bisect(_pick(bounds, alive), part, margins[alive], lower, upper)
+            low, high, parent, stuck = bisect(bounds.pick(alive), part, margins[alive], lower, upper)
             exhausted |= bool(stuck.any())
             if stuck.any():
                 return SplitResult(None, len(pool) + len(owner), True)
@@ -142,11 +143,7 @@ def _inside(bounds: BoxBounds, inputs: InputSet, lower: np.ndarray, upper: np.nd
     """Bounds raised to what the forms prove over the part of each box inside the input set."""
     value = form_minimum(inputs, bounds.coeffs.astype(np.float64), lower, upper) + bounds.offset
     value = value - 4 * 2.0**-52 * (np.abs(value) + np.abs(bounds.offset))
-    return BoxBounds(np.fmax(bounds.lower, value), bounds.coeffs, bounds.offset, bounds.sensitivity)
-
-
-def _pick(bounds: BoxBounds, mask: np.ndarray) -> BoxBounds:
-    return BoxBounds(bounds.lower[mask], bounds.coeffs[mask], bounds.offset[mask], bounds.sensitivity[mask])
+    return replace(bounds, lower=np.fmax(bounds.lower, value))
 
 
 def _try_minimisers(
@@ -171,8 +168,8 @@ def bisect(
     weight = np.abs(bounds.coeffs) * open_rows[:, :, None]
     own = weight.max(axis=1, initial=0.0)
     score = (own + SENSITIVITY_SHARE * bounds.sensitivity) * width
-    # What relaxations lose is of higher order than what the forms show.
-    score = score * (width / np.maximum(group.widths, np.finfo(float).tiny)) ** BALANCE
+    if bounds.curved:
+        score = score * (width / np.maximum(group.widths, np.finfo(float).tiny)) ** BALANCE
     score = np.nan_to_num(score, nan=0.0, posinf=np.finfo(float).max)
     middle = lower + 0.5 * width
     splittable = (middle > lower) & (middle < upper)

@@ -115,4 +115,4 @@ def bound_rows(engine: BoxEngine, group: Group, lower: np.ndarray, upper: np.nda
     if len(distinct) == len(number):
         return bounds
     pick = (slice(None), number)
-    return BoxBounds(bounds.lower[pick], bounds.coeffs[pick], bounds.offset[pick], bounds.sensitivity)
+    return replace(bounds, lower=bounds.lower[pick], coeffs=bounds.coeffs[pick], offset=bounds.offset[pick])
