@@ -28,9 +28,8 @@ class Planes:
     """Linear enclosure of one relaxed node: one slope per input; tensors [B, 1 or S, *shape].
 
     Attributes:
-        together: for slopes that are the same above and below, a rigorous offset of whole rows [B, S, *shape],
-            float64 [B, S], which may beat the sum of the elements' own offsets (-inf where nothing is known),
-            and the curvature, if any, that comes with it.
+        together: rows [B, S, *shape] -> a rigorous offset of each under slopes that are the same above and below,
+            float64 [B, S], -inf where nothing is known, and the curvature, if any, that comes with it.
     """
 
     lower_slopes: tuple[Tensor, ...]
@@ -266,8 +265,7 @@ def _carry(
                 add(source, positive * plane.lower_slopes[k] + negative * plane.upper_slopes[k])
             term = dot(positive, plane.lower_offset) + dot(negative, plane.upper_offset)
             if plane.together is not None:
-                joint, curvature = plane.together(a)
-                term = sums.better(term, joint, curvature)
+                term = sums.better(term, *plane.together(a))
         sums.constant(term)
     return coeffs, sums
 

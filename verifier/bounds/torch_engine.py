@@ -37,7 +37,6 @@ def _without_final_softmax(graph: Graph) -> Graph:
 #: GAIN_PER_SHARE times that share or LEAST_GAIN more, whichever is less: what costs little may gain little.
 PROBE_SECONDS, PROBE, LEAST_GAIN, GAIN_PER_SHARE = 0.3, 16, 0.15, 10.0
 
-
 #: Sides of the tiles of positions that are bounded together, operations that starting one costs, and the
 #: share of a whole row's operations below which a row cropped to its patch is worth it.
 TILES, TILE_FLOPS, PATCH_SHARE = (1, 2, 4, 8), 5e6, 0.5
@@ -369,11 +368,7 @@ class TorchEngine:
         return value, form
 
     def box_batch(self, row_count: int, pairs: int = 0) -> int:
-        """Boxes bounded at once within the memory ceiling, refining every layer included.
-
-        Args:
-            pairs: entries of the quadratic form that a row may carry besides.
-        """
+        """Boxes bounded at once within the memory ceiling, every layer and `pairs` more numbers a row included."""
         width = torch.finfo(self.dtype).bits // 8
         rows = max(row_count, 2 * max((self.network.graph[n].size for n in self.network.bounded), default=1))
         return max(1, self.memory_bytes // (rows * (self.network.widest + pairs) * width * 6))
