@@ -7,12 +7,13 @@ Source: Zhang et al. 2018, arXiv:1811.00866; splits: Wang et al. 2021, arXiv:210
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from verifier.bounds.curvature import Curvature
 from verifier.bounds.interval import Enclosure
 from verifier.bounds.network import Network
 from verifier.bounds.rounding import gamma
@@ -24,12 +25,18 @@ from verifier.ops.product import product_planes
 
 @dataclass(frozen=True)
 class Planes:
-    """Linear enclosure of one relaxed node: one slope per input; tensors [B, 1 or S, *shape]."""
+    """Linear enclosure of one relaxed node: one slope per input; tensors [B, 1 or S, *shape].
+
+    Attributes:
+        together: rows [B, S, *shape] -> a rigorous offset of each under slopes that are the same above and below,
+            float64 [B, S], -inf where nothing is known, and the curvature, if any, that comes with it.
+    """
 
     lower_slopes: tuple[Tensor, ...]
     lower_offset: Tensor
     upper_slopes: tuple[Tensor, ...]
     upper_offset: Tensor
+    together: Callable[[Tensor], tuple[Tensor, Curvature | None]] | None = None
 
 
 @dataclass(frozen=True)
@@ -129,6 +136,15 @@ class Sums:
     offset: Tensor
     magnitude: Tensor
     error: Tensor
+    curvature: Curvature | None = None
+
+    def better(self, term: Tensor, joint: Tensor, curvature: Curvature | None) -> Tensor:
+        """The larger of two offsets; the curvature that comes with the second is kept where that was it."""
+        if curvature is not None:
+            chosen = (joint >= term)[..., None, None]
+            kept = Curvature(curvature.cube, torch.where(chosen, curvature.matrix, 0.0))
+            self.curvature = kept.plus(self.curvature)
+        return torch.maximum(term, joint)
 
     def constant(self, term: Tensor) -> None:
         """Add terms to the offset."""
@@ -174,8 +190,14 @@ def backward(
         elif rigorous or name in domain.splits:
             a = _arrive(domain, name, a, sums)
         parts.append(a.flatten(2))
+    flat = torch.cat(parts, dim=2)
+    if sums.curvature is not None:
+        added, offset, error = sums.curvature.tangent(flat, network.own_unit)
+        flat = flat + added
+        sums.constant(offset)
+        sums.error = sums.error + error
     error = sums.rounded_up(network) if rigorous else sums.error
-    return LinearForm(torch.cat(parts, dim=2), sums.offset, error, visits or {})
+    return LinearForm(flat, sums.offset, error, visits or {})
 
 
 @dataclass(frozen=True)
@@ -242,6 +264,8 @@ def _carry(
             for k, source in enumerate(node.inputs):
                 add(source, positive * plane.lower_slopes[k] + negative * plane.upper_slopes[k])
             term = dot(positive, plane.lower_offset) + dot(negative, plane.upper_offset)
+            if plane.together is not None:
+                term = sums.better(term, *plane.together(a))
         sums.constant(term)
     return coeffs, sums
 

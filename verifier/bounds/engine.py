@@ -16,7 +16,7 @@ Every lower bound holds at the engine's soundness level with the rounding terms 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -37,12 +37,15 @@ class BoxBounds:
         coeffs: [B, S, N_in]; offset: [B, S]: rigorous forms (rounding already subtracted).
         sensitivity: [B, N_in] >= 0, summed input coefficients of the last hidden layer's forms;
             the search adds a small share of it to its split score.
+        curved: the forms are tangents of curved bounds, taken where those are smallest: they are flat along
+            inputs that matter, and what they lose falls with the square of a box's width.
     """
 
     lower: np.ndarray
     coeffs: np.ndarray
     offset: np.ndarray
     sensitivity: np.ndarray
+    curved: bool = field(default=False, kw_only=True)
 
     @staticmethod
     def none(rows: int, inputs: int) -> BoxBounds:
@@ -51,8 +54,12 @@ class BoxBounds:
 
     def only(self, box: int) -> BoxBounds:
         """The bounds of one of the boxes."""
-        one = slice(box, box + 1)
-        return BoxBounds(self.lower[one], self.coeffs[one], self.offset[one], self.sensitivity[one])
+        return self.pick(slice(box, box + 1))
+
+    def pick(self, boxes: np.ndarray | slice) -> BoxBounds:
+        """The bounds of some of the boxes (integers, a mask or a slice)."""
+        fields = (self.lower[boxes], self.coeffs[boxes], self.offset[boxes], self.sensitivity[boxes])
+        return BoxBounds(*fields, curved=self.curved)
 
 
 class BoxEngine(Protocol):

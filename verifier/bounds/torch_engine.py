@@ -16,6 +16,7 @@ from verifier.bounds.concretize import InputShape, concretize
 from verifier.bounds.crossing import shortcut_across
 from verifier.bounds.engine import BoxBounds
 from verifier.bounds.interval import Enclosure, propagate
+from verifier.bounds.joint_products import JointProducts, pays
 from verifier.bounds.network import Network
 from verifier.bounds.patches import is_local, patch_bounds, patch_flops, tiles
 from verifier.bounds.rounding import cast_down, cast_up
@@ -36,24 +37,29 @@ def _without_final_softmax(graph: Graph) -> Graph:
 #: GAIN_PER_SHARE times that share or LEAST_GAIN more, whichever is less: what costs little may gain little.
 PROBE_SECONDS, PROBE, LEAST_GAIN, GAIN_PER_SHARE = 0.3, 16, 0.15, 10.0
 
-
 #: Sides of the tiles of positions that are bounded together, operations that starting one costs, and the
 #: share of a whole row's operations below which a row cropped to its patch is worth it.
 TILES, TILE_FLOPS, PATCH_SHARE = (1, 2, 4, 8), 5e6, 0.5
 
 
 class LazyPlanes(Mapping[str, Planes]):
-    """Default planes of the relaxed nodes, made when first met."""
+    """Default planes of the relaxed nodes, made when first met.
 
-    def __init__(self, network: Network, box: Enclosure):
+    Args:
+        domain: the boxes, lower, upper [B, N_in], if products are to be bounded jointly.
+    """
+
+    def __init__(self, network: Network, box: Enclosure, domain: tuple[Tensor, Tensor] | None = None):
         self._network, self._box = network, box
         self._made: dict[str, Planes] = {}
+        self._joint = None if domain is None else JointProducts(network, box, self, domain)
 
     def __getitem__(self, name: str) -> Planes:
         if name not in self._made:
             if self._network.graph[name].op not in ELEMENTWISE and self._network.graph[name].op != "Mul":
                 raise KeyError(name)
-            self._made[name] = relax(self._network, self._box, name)
+            jointly = None if self._joint is None else self._joint.relax(name)
+            self._made[name] = jointly or relax(self._network, self._box, name)
         return self._made[name]
 
     def __iter__(self):  # type: ignore[no-untyped-def]
@@ -232,10 +238,11 @@ class TorchEngine:
             wanted: node -> bool [size], the neurons that matter (`cone_of`); None for all.
         """
         found = Enclosed(torch.zeros_like(lower), wanted=wanted)
+        domain = (lower, upper) if pays(self.network, lower, upper) else None
 
         def refine(name: str, box: Enclosure) -> None:
             if found.box is not box:
-                found.box, found.planes = box, LazyPlanes(self.network, box)
+                found.box, found.planes = box, LazyPlanes(self.network, box, domain)
                 if lower.shape[0] == 1:
                     found.shortcuts = LazyShortcuts(self.network, box, found.planes)
             self._refine(name, found, lower, upper, shape)
@@ -360,16 +367,17 @@ class TorchEngine:
         value, _ = concretize(form, lower, upper, shape)
         return value, form
 
-    def box_batch(self, row_count: int) -> int:
-        """Boxes bounded at once within the memory ceiling, refining every layer included."""
+    def box_batch(self, row_count: int, pairs: int = 0) -> int:
+        """Boxes bounded at once within the memory ceiling, every layer and `pairs` more numbers a row included."""
         width = torch.finfo(self.dtype).bits // 8
         rows = max(row_count, 2 * max((self.network.graph[n].size for n in self.network.bounded), default=1))
-        return max(1, self.memory_bytes // (rows * self.network.widest * width * 6))
+        return max(1, self.memory_bytes // (rows * (self.network.widest + pairs) * width * 6))
 
     def bound_boxes(self, lower: np.ndarray, upper: np.ndarray, rows: np.ndarray, *, refine: bool = True) -> BoxBounds:
         """See BoxEngine. Boxes go in batches that fit the memory ceiling."""
         parts = []
-        step = self.box_batch(rows.shape[0])
+        joint = pays(self.network, torch.as_tensor(lower), torch.as_tensor(upper))
+        step = self.box_batch(rows.shape[0], lower.shape[1] ** 2 if joint else 0)
         weights = self.tensor(rows).unsqueeze(0)
         for i in range(0, len(lower), step):
             low, high = self.boxes(lower[i : i + step], upper[i : i + step])
@@ -378,7 +386,8 @@ class TorchEngine:
             parts.append((value, form.coeffs.double(), form.offset - form.error, found.sensitivity.double()))
         if not parts:
             return BoxBounds.none(rows.shape[0], lower.shape[1])
-        return BoxBounds(*(torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)))
+        columns = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
+        return BoxBounds(*columns, curved=joint and refine)
 
 
 def _measured(rate: float, expected_s: float, spent_s: float) -> float:

@@ -170,6 +170,10 @@ class Elementwise(ABC):
         half = torch.full_like(lower, 0.5)
         return half, half
 
+    def parallel(self, lower: Tensor, upper: Tensor, node: Node) -> tuple[Tensor, Tensor]:
+        """Free parameters of lines that are nearest to each other at their farthest."""
+        return self.start(lower, upper, node)
+
     def surrogate(self, x: Tensor, node: Node) -> Tensor:
         """f(x) with a gradient that an attack can follow; differs from f'(x) only where f' says nothing."""
         return self.value(x, node)

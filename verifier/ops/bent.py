@@ -108,6 +108,11 @@ class _Bent(Elementwise):
         longer = (upper > -lower).to(lower.dtype)
         return longer, longer
 
+    def parallel(self, lower: Tensor, upper: Tensor, node: Node) -> tuple[Tensor, Tensor]:
+        """The ray parallel to the chord, which halves how far apart the two lines get."""
+        share, *_ = _share(lower, upper)
+        return share, share
+
     def split_point(self, lower: Tensor, upper: Tensor, node: Node) -> Tensor:
         crossing, _ = _crosses_zero(lower, upper)
         return torch.where(crossing, 0.0, 0.5 * lower + 0.5 * upper)
@@ -175,6 +180,11 @@ class Relu(Elementwise):
         """1 if upper > -lower else 0: the smaller triangle of error."""
         longer = (upper > -lower).to(lower.dtype)
         return longer, longer
+
+    def parallel(self, lower: Tensor, upper: Tensor, node: Node) -> tuple[Tensor, Tensor]:
+        """The chord's slope, which halves how far apart the two lines get."""
+        share, *_ = _share(lower, upper)
+        return share, share
 
     def split_point(self, lower: Tensor, upper: Tensor, node: Node) -> Tensor:
         crossing, _ = _crosses_zero(lower, upper)

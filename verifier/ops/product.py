@@ -44,3 +44,20 @@ def product_planes(
     below = Plane(r * yl + s * yu, r * xl + s * xu, -(r * xl * yl + s * xu * yu) - margin)
     above = Plane(p * yu + q * yl, p * xl + q * xu, -(p * xl * yu + q * xu * yl) + margin)
     return below, above
+
+
+def centred_offsets(
+    xl: Tensor, xu: Tensor, yl: Tensor, yu: Tensor, center_x: Tensor, center_y: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Offsets of the planes center_y * x + center_x * y + offset below and above x*y on the box.
+
+    x*y = center_y x + center_x y - center_x center_y + (x - center_x)(y - center_y), whose last term is
+    extreme at a corner. The planes at the box's middle are those of `product_planes` at 1/2.
+    """
+    xs, ys = (xl - center_x, xu - center_x), (yl - center_y, yu - center_y)
+    corners = torch.stack([a * b for a in xs for b in ys])
+    size_x = torch.maximum(xl.abs(), xu.abs()) + center_x.abs()
+    size_y = torch.maximum(yl.abs(), yu.abs()) + center_y.abs()
+    margin = 8 * torch.finfo(xl.dtype).eps * size_x * size_y + 16 * torch.finfo(xl.dtype).tiny
+    product = center_x * center_y
+    return corners.amin(0) - product - margin, corners.amax(0) - product + margin

@@ -128,7 +128,7 @@ def _over_rows(rows: np.ndarray, limits: np.ndarray, a: np.ndarray, low: np.ndar
     best = np.full(a.shape[:2], -np.inf)
     for _ in range(2):
         for row, limit in zip(rows, limits, strict=True):
-            mu = np.nan_to_num(_multiplier(a, row, limit, low, high), nan=0.0, posinf=0.0)
+            mu = np.nan_to_num(best_multiplier(a, row, limit, low, high), nan=0.0, posinf=0.0)
             a = a + mu[..., None] * row
             shift = shift + mu * limit
             products = a * np.where(a > 0, low, high)
@@ -139,13 +139,15 @@ def _over_rows(rows: np.ndarray, limits: np.ndarray, a: np.ndarray, low: np.ndar
     return best
 
 
-def _multiplier(a: np.ndarray, g: np.ndarray, t: float, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """argmax over mu >= 0 of min_box (a + mu g) @ x - mu t, [B, S]: where the concave function's slope turns."""
-    moving = g != 0
-    if not moving.any():
-        return np.zeros(a.shape[:2])
-    a, g, low, high = a[..., moving], g[moving], low[..., moving], high[..., moving]
-    breaks = np.maximum(-a / g, 0.0)
+def best_multiplier(
+    a: np.ndarray, g: np.ndarray, t: np.ndarray | float, low: np.ndarray, high: np.ndarray
+) -> np.ndarray:
+    """argmax over mu >= 0 of min_box (a + mu g) @ x - mu t: where the concave function's slope turns.
+
+    a, g, low, high broadcast to [..., N], t to the result's [...].
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        breaks = np.where(g != 0, np.maximum(-a / g, 0.0), 0.0)
     order = np.argsort(breaks, axis=-1)
     at_zero = np.where((a > 0) | ((a == 0) & (g > 0)), low, high)
     slope = (g * at_zero).sum(axis=-1) - t

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -20,13 +21,33 @@ class ClauseRows:
     """
 
     def __init__(self, clauses: tuple[Clause, ...]):
-        self.count = len(clauses)
-        self.coeffs = np.concatenate([c.coeffs for c in clauses])
-        self.strict = np.concatenate([c.strict for c in clauses])
         sizes = [len(c.limits) for c in clauses]
-        self.clause = np.repeat(np.arange(self.count), sizes)
+        self._set(
+            np.concatenate([c.coeffs for c in clauses]),
+            np.concatenate([c.strict for c in clauses]),
+            np.asarray(sizes),
+        )
+
+    def _set(self, coeffs: np.ndarray, strict: np.ndarray, sizes: np.ndarray) -> None:
+        self.count = len(sizes)
+        self.coeffs, self.strict, self.clause = coeffs, strict, np.repeat(np.arange(self.count), sizes)
         self._starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
-        self.one_row_each = bool(np.all(np.asarray(sizes) == 1))
+        self.one_row_each = bool(np.all(sizes == 1))
+
+    @cached_property
+    def distinct(self) -> tuple[np.ndarray, np.ndarray]:
+        """The rows without repetition [D, N_out], and for each row [S] its number among them, first met first."""
+        numbers: dict[bytes, int] = {}
+        number = np.array([numbers.setdefault(row.tobytes(), len(numbers)) for row in self.coeffs])
+        first = np.unique(number, return_index=True)[1]
+        return self.coeffs[first], number
+
+    def only(self, clauses: np.ndarray) -> ClauseRows:
+        """The rows of some clauses (bool [C]), renumbered."""
+        part = ClauseRows.__new__(ClauseRows)
+        kept = clauses[self.clause]
+        part._set(self.coeffs[kept], self.strict[kept], np.bincount(self.clause, minlength=self.count)[clauses])
+        return part
 
     def clause_margins(self, row_margins: np.ndarray) -> np.ndarray:
         """Largest margin of each clause's rows, [..., S] -> [..., C]."""
@@ -61,6 +82,18 @@ class Group:
     limits: np.ndarray
     case: np.ndarray
     inputs: InputSet | None = None
+
+    @cached_property
+    def widths(self) -> np.ndarray:
+        """The widest box's extent along each input, [N_in]."""
+        return np.max(self.upper - self.lower, axis=0)
+
+    def asking(self, clauses: np.ndarray) -> Group:
+        """The same boxes with some of the clauses (bool [C])."""
+        if clauses.all():
+            return self
+        rows, limits = self.rows.only(clauses), self.limits[:, clauses[self.rows.clause]]
+        return Group(rows, self.lower, self.upper, limits, self.case, self.inputs)
 
     def only(self, index: int) -> Group:
         """The group of one of the boxes."""
