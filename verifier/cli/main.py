@@ -55,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     started = STARTED if argv is None else time.monotonic()
     argv = list(sys.argv[1:] if argv is None else argv)
+    # Before OpenMP starts: threads that spin while they wait slow small operations down many times on a busy machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     debug = "--debug" in argv
     try:
         code = _dispatch(argv, started)
