@@ -15,6 +15,7 @@ from torch import Tensor
 
 from verifier.bounds.interval import Enclosure
 from verifier.bounds.network import Network
+from verifier.bounds.partition import common_part
 from verifier.bounds.rounding import gamma
 from verifier.bounds.row_map import RowMap
 from verifier.ops.elementwise import ELEMENTWISE
@@ -230,6 +231,8 @@ def _carry(
                 add(source, part.reshape(b, s, *part.shape[1:]))
             continue
         plane = domain.planes[name]
+        if name in network.partitions:
+            a = _recentre(domain, name, a, sums)
         if visits is not None:
             visits[name] = a
         if len(node.inputs) == 1:
@@ -259,6 +262,25 @@ def _arrive(domain: _Domain, name: str, a: Tensor, sums: Sums) -> Tensor:
             sums.error = sums.error + 4 * network.own_unit * weigh(split.multiplier, size)
     if domain.rigorous:
         sums.error = sums.error + weigh(a.abs(), element_slack(network, name, domain.box, domain.planes))
+    return a
+
+
+def _recentre(domain: _Domain, name: str, a: Tensor, sums: Sums) -> Tensor:
+    """Move what the coefficients on weights that sum to one have in common into the offset.
+
+    The weights meant are those of exact arithmetic, which the planes bound, too; how far the deployed
+    program's are from them was charged with the rows as they arrived.
+    """
+    box, unit = domain.box, domain.network.own_unit
+    mu = common_part(a, box.upper[name] - box.lower[name])
+    flat = mu.flatten(2).double()
+    sums.offset, sums.magnitude = sums.offset + flat.sum(-1), sums.magnitude + flat.abs().sum(-1)
+    a = a - mu
+    if domain.rigorous:
+        plane = domain.planes[name]
+        offsets = torch.maximum(plane.lower_offset.abs(), plane.upper_offset.abs())
+        size = box.magnitude(name).unsqueeze(1) + offsets  # [B, 1 or S, *shape]
+        sums.error = sums.error + 8 * unit * weigh(a.abs(), size.squeeze(1) if size.shape[1] == 1 else size)
     return a
 
 

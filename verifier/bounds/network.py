@@ -30,6 +30,7 @@ class Network:
         graph: linear, elementwise and Mul nodes only.
         order: nodes in evaluation order, Input nodes left out.
         relaxed: names of the elementwise and Mul nodes, in order.
+        partitions: relaxed nodes whose last axis sums to one.
         bounded: names of the nodes whose bounds decide relaxations ("pre-activations"), in order:
             what relaxed nodes read, followed back through nodes that only move data.
         moved: what a relaxed node reads through moves -> (bounded node, its flat index per element).
@@ -53,6 +54,7 @@ class Network:
             if node.op not in LINEAR and node.op not in ELEMENTWISE and node.op != "Mul":
                 raise UnsupportedOperator(node.op, node.name, "no bound engine has a rule for it")
         self.relaxed = tuple(n.name for n in self.order if n.op not in LINEAR)
+        self.partitions = frozenset(n.name for n in self.order if n.attrs.get("sums_to_one"))
         read = {i for name in self.relaxed for i in self.graph[name].inputs}
         self.moved: dict[str, tuple[str, Tensor]] = {}
         for name in read:
