@@ -16,6 +16,7 @@ from torch import Tensor
 from verifier.bounds.interval import Enclosure
 from verifier.bounds.network import Network
 from verifier.bounds.partition import common_part
+from verifier.bounds.product_step import FreeProduct
 from verifier.bounds.rounding import gamma
 from verifier.bounds.row_map import RowMap
 from verifier.ops.elementwise import ELEMENTWISE
@@ -235,7 +236,11 @@ def _carry(
             a = _recentre(domain, name, a, sums)
         if visits is not None:
             visits[name] = a
-        if len(node.inputs) == 1:
+        if isinstance(plane, FreeProduct):
+            *both, term = plane.step(a)
+            for source, part in zip(node.inputs, both, strict=True):
+                add(source, part)
+        elif len(node.inputs) == 1:
             part, term = RelaxStep.apply(
                 a, plane.lower_slopes[0], plane.lower_offset, plane.upper_slopes[0], plane.upper_offset
             )

@@ -27,6 +27,13 @@ STEP_SECONDS = 0.2
 ASCENT_FLOPS = 5e9
 #: Neurons kept per subdomain as candidates for the next split.
 CANDIDATES = 4
+#: Share of the widest gap of a relaxation in its score.
+WIDEST_SHARE = 0.01
+#: Steps that a split subdomain gets of those asked for, and their size: it starts from its parent's
+#: parameters, and further splits soon gain more.
+CHILD_SHARE, CHILD_RATE = 0.5, 0.1
+#: An ascent is over once its last steps, this many, gained a smaller share of what is missing.
+STALL_STEPS, STALL_GAIN = 10, 0.01
 
 
 @dataclass(frozen=True)
@@ -232,18 +239,29 @@ class DomainEngine:
         free, beta = batch.free, batch.beta if ascent.splits is not None else None
         if iterations > 1 and self.space.size + (0 if beta is None else 1) > 0:
 
+            past: list[Tensor] = []
+
             def stop(value: Tensor) -> bool:
                 # A little beyond the limit, so that the rounding terms of the final pass are paid for.
-                enough = limits + 1e-4 * (1 + limits.abs())
-                return stopped() or bool((value > enough).any(1).all())
+                missing = (limits + 1e-4 * (1 + limits.abs()) - value).amin(1)
+                past.append(missing)
+                if stopped() or bool((missing < 0).all()):
+                    return True
+                if len(past) <= STALL_STEPS:
+                    return False
+                return bool(((missing < 0) | (past[-1 - STALL_STEPS] - missing < STALL_GAIN * missing)).all())
 
-            free, beta = ascent.run(free, beta, iterations, stop)
+            if bool((batch.depth > 0).all()):
+                steps = max(2, int(CHILD_SHARE * iterations))
+                free, beta = ascent.run(free, beta, steps, stop, CHILD_RATE)
+            else:
+                free, beta = ascent.run(free, beta, iterations, stop)
         fixed = self.space.fixed_planes(ascent.box)
         value, form, minimiser, planes = ascent.evaluate(free, beta, fixed, rigorous=True, keep_visits=True)
         margins = value - limits
         best = margins.argmax(1)
-        scores = self._scores(form.visits, planes, ascent.box, best)
         row = torch.arange(len(batch), device=best.device)
+        scores = self._scores(form.visits, planes, ascent.box, best, self.network.values(minimiser[row, best]))
         done = replace(
             batch,
             free=free,
@@ -256,18 +274,28 @@ class DomainEngine:
 
     @torch.no_grad()
     def losses(self, batch: DomainBatch) -> Tensor:
-        """What the relaxations of what each open neuron feeds may cost the best row, [B, K]."""
+        """What the relaxations of what each open neuron feeds cost the best row, [B, K]."""
         ascent = self.ascent(batch)
         beta = batch.beta if ascent.splits is not None else None
         fixed = self.space.fixed_planes(ascent.box)
-        value, form, _, planes = ascent.evaluate(batch.free, beta, fixed, rigorous=False, keep_visits=True)
+        value, form, minimiser, planes = ascent.evaluate(batch.free, beta, fixed, rigorous=False, keep_visits=True)
         best = (value - self.limits[batch.clause]).argmax(1)
-        return self._scores(form.visits, planes, ascent.box, best)
+        row = torch.arange(len(batch), device=best.device)
+        return self._scores(form.visits, planes, ascent.box, best, self.network.values(minimiser[row, best]))
 
-    def _scores(self, visits: Mapping[str, Tensor], planes: dict[str, Planes], box: Enclosure, best: Tensor) -> Tensor:
-        """How much of the bound each open neuron's relaxation costs at most: |A| times the widest gap.
+    def _scores(
+        self,
+        visits: Mapping[str, Tensor],
+        planes: Mapping[str, Planes],
+        box: Enclosure,
+        best: Tensor,
+        values: Mapping[str, Tensor],
+    ) -> Tensor:
+        """How much of the bound each open neuron's relaxations cost at the minimiser.
 
-        For a relu with A < 0 this is A * u l / (u - l), the intercept score of BaBSR and kFSB.
+        With `values` the network's own at the point where the linear bound is smallest, the costs
+        |A| * |plane - f| of all relaxations add up to all that the bound is below the row there. The
+        widest gaps, which BaBSR's score goes by, only break ties: a neuron may be loose elsewhere.
         """
         b = len(best)
         rows = torch.arange(b, device=best.device)
@@ -275,9 +303,19 @@ class DomainEngine:
         for name, a in visits.items():
             node, plane = self.network.graph[name], planes[name]
             a = a[rows, best]
-            lower_gap, upper_gap = self._gaps(name, plane, box, best)
-            cost = a.clamp(min=0) * lower_gap - a.clamp(max=0) * upper_gap
-            cost = torch.nan_to_num(cost.flatten(1), nan=0.0, posinf=1e30)
+            ends = [(box.lower[i], box.upper[i]) for i in node.inputs]
+            here = self._gaps(plane, best, [values[i] for i in node.inputs], values[name])
+            widest = [torch.zeros_like(gap) for gap in here]
+            if node.op == "Mul":
+                area = (ends[0][1] - ends[0][0]) * (ends[1][1] - ends[1][0]) * 0.25
+                widest = [area, area]
+            else:
+                rule, (low, high) = ELEMENTWISE[node.op], ends[0]
+                for x in (low, rule.split_point(low, high, node), high):
+                    gaps = self._gaps(plane, best, [x], rule.value(x, node))
+                    widest = [torch.maximum(most, gap) for most, gap in zip(widest, gaps, strict=True)]
+            below, above = (gap + WIDEST_SHARE * most for gap, most in zip(here, widest, strict=True))
+            cost = torch.nan_to_num((a.clamp(min=0) * below - a.clamp(max=0) * above).flatten(1), nan=0.0, posinf=1e30)
             for source in node.inputs:
                 origin, index = self.network.moved.get(source, (source, None))
                 if origin not in self.open:
@@ -288,26 +326,18 @@ class DomainEngine:
                 scores[:, self.slices[origin]] += total[:, self.open[origin]]
         return torch.where(self.gather(box.upper) > self.gather(box.lower), scores, 0.0)
 
-    def _gaps(self, name: str, plane: Planes, box: Enclosure, best: Tensor) -> tuple[Tensor, Tensor]:
-        """Largest distance of each plane from the function, sampled at the ends and the split point."""
-        node = self.network.graph[name]
+    def _gaps(
+        self, plane: Planes, best: Tensor, inputs: Sequence[Tensor], value: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Distances of the best rows' planes below and above from the value at a point, [B, *shape] each."""
         rows = torch.arange(len(best), device=best.device)
 
-        def own(t: Tensor) -> Tensor:
-            return t[:, 0] if t.shape[1] == 1 else t[rows, best]
+        def at(slopes: Sequence[Tensor], offset: Tensor) -> Tensor:
+            own = [t[:, 0] if t.shape[1] == 1 else t[rows, best] for t in (*slopes, offset)]
+            return sum((slope * x for slope, x in zip(own[:-1], inputs, strict=True)), own[-1])
 
-        ends = [(box.lower[i], box.upper[i]) for i in node.inputs]
-        if node.op == "Mul":
-            area = (ends[0][1] - ends[0][0]) * (ends[1][1] - ends[1][0]) * 0.25
-            return area, area
-        rule = ELEMENTWISE[node.op]
-        low, high = ends[0]
-        lower_gap = upper_gap = torch.zeros_like(low)
-        for x in (low, rule.split_point(low, high, node), high):
-            y = rule.value(x, node)
-            lower_gap = torch.maximum(lower_gap, y - (own(plane.lower_slopes[0]) * x + own(plane.lower_offset)))
-            upper_gap = torch.maximum(upper_gap, own(plane.upper_slopes[0]) * x + own(plane.upper_offset) - y)
-        return lower_gap, upper_gap
+        below = value - at(plane.lower_slopes, plane.lower_offset)
+        return below.clamp(min=0), (at(plane.upper_slopes, plane.upper_offset) - value).clamp(min=0)
 
     def split_points(self, batch: DomainBatch, neurons: Tensor) -> Tensor:
         """Where to cut neurons [B, k] (positions in K) of the batch, [B, k]."""

@@ -18,7 +18,7 @@ from verifier.bounds.slopes import Ascent, SlopeSpace
 from verifier.bounds.torch_engine import Enclosed, LazyPlanes, TorchEngine
 from verifier.run import Run
 
-MOST_ITERATIONS = 20
+MOST_ITERATIONS = 8
 #: Neurons optimised between two looks at the clock.
 _FEW = 16
 

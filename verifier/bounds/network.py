@@ -93,6 +93,10 @@ class Network:
 
     def evaluate(self, flat: Tensor, *, surrogate: bool = False) -> Tensor:
         """Outputs [B, N_out] at points [B, N_in], differentiable; `surrogate` gradients help attacks over jumps."""
+        return self.join_outputs(self.values(flat, surrogate=surrogate))
+
+    def values(self, flat: Tensor, *, surrogate: bool = False) -> dict[str, Tensor]:
+        """The values of all nodes [B, *shape] at points [B, N_in]; see `evaluate`."""
         values = self.split_inputs(flat)
         for node in self.order:
             inputs = [values[i] for i in node.inputs]
@@ -100,7 +104,7 @@ class Network:
                 values[node.name] = ELEMENTWISE[node.op].surrogate(inputs[0], node)
             else:
                 values[node.name] = self.node_value(node, inputs)
-        return self.join_outputs(values)
+        return values
 
     def node_value(self, node: Node, inputs: list[Tensor]) -> Tensor:
         """One node's value from its inputs' values."""

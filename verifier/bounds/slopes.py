@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from verifier.bounds.backward import LinearForm, Planes, Shortcut, backward, relax
-from verifier.bounds.concretize import InputShape, concretize
+from verifier.bounds.concretize import InputShape, climb, concretize
 from verifier.bounds.interval import Enclosure
 from verifier.bounds.network import Network
+from verifier.bounds.product_step import FreeProduct
 from verifier.ops.elementwise import ELEMENTWISE
 
 
@@ -56,7 +57,7 @@ class SlopeSpace:
                 continue
             node = network.graph[name]
             if node.op == "Mul":
-                free = (True, True)
+                free = (True, False)  # one serves both planes, since a row meets only one of them
             else:
                 rule = ELEMENTWISE[node.op]
                 free = (rule.free_lower, rule.free_upper)
@@ -86,20 +87,42 @@ class SlopeSpace:
                     flat[:, 0, chosen] = value.reshape(b, -1)[:, segment.elements]
         return flat
 
-    def planes(self, box: Enclosure, free: Tensor, fixed: dict[str, Planes]) -> dict[str, Planes]:
-        """Planes under parameters free [B, S, F]; nodes without parameters come from `fixed`."""
-        planes = dict(fixed)
+    def planes(
+        self, box: Enclosure, free: Tensor, fixed: Mapping[str, Planes], *, climbing: bool = False
+    ) -> dict[str, Planes | FreeProduct]:
+        """Planes under parameters free [B, S, F]; nodes without parameters come from `fixed`.
+
+        Args:
+            climbing: products come in the form that an ascent passes fastest, which claims nothing.
+        """
+        planes: dict[str, Planes | FreeProduct] = dict(fixed)
         b, s = free.shape[:2]
+        parts = iter(free.split(self._widths, dim=2))  # one gradient for all, where slices would give one each
         for segment in self.segments:
             node = self.network.graph[segment.name]
             pair = []
             for chosen in (segment.lower, segment.upper):
-                full = torch.full((b, s, node.size), 0.5, dtype=free.dtype, device=free.device)
-                if chosen is not None:
-                    full = full.index_copy(2, segment.elements, free[:, :, chosen])
+                if chosen is None:
+                    pair.append(free.new_full((1, 1, *(1 for _ in node.shape)), 0.5))
+                    continue
+                full = next(parts)
+                if len(segment.elements) < node.size:
+                    full = free.new_full((b, s, node.size), 0.5).index_copy(2, segment.elements, full)
                 pair.append(full.reshape(b, s, *node.shape))
+            if node.op == "Mul":
+                ends = [(box.lower[i].unsqueeze(1), box.upper[i].unsqueeze(1)) for i in node.inputs]
+                if climbing:
+                    planes[segment.name] = FreeProduct(pair[0], ends[0], ends[1])
+                    continue
+                pair[1] = pair[0]
             planes[segment.name] = relax(self.network, box, segment.name, (pair[0], pair[1]))
         return planes
+
+    @property
+    def _widths(self) -> list[int]:
+        """Lengths of the pieces of the flat axis, in order."""
+        pieces = (chosen for segment in self.segments for chosen in (segment.lower, segment.upper))
+        return [chosen.stop - chosen.start for chosen in pieces if chosen is not None]
 
     def part_of(self, other: SlopeSpace, free: Tensor) -> Tensor:
         """These parameters out of those [..., F_other] of a space that has them all."""
@@ -161,9 +184,9 @@ class Ascent:
 
     def evaluate(
         self, free: Tensor, beta: Tensor | None, fixed: dict[str, Planes], *, rigorous: bool, keep_visits: bool = False
-    ) -> tuple[Tensor, LinearForm, Tensor, dict[str, Planes]]:
+    ) -> tuple[Tensor, LinearForm, Tensor, dict[str, Planes | FreeProduct]]:
         """Lower bounds [B, S], their form, the minimisers and the planes used."""
-        planes = self.space.planes(self.box, free, fixed)
+        planes = self.space.planes(self.box, free, fixed, climbing=not rigorous and not keep_visits)
         splits = self.splits(beta) if self.splits is not None and beta is not None else None
         form = backward(
             self.network,
@@ -175,7 +198,10 @@ class Ascent:
             keep_visits=keep_visits,
             shortcuts=self.shortcuts,
         )
-        value, minimiser = concretize(form, self.lower, self.upper, self.shape)
+        if rigorous or self.shape is not None:
+            value, minimiser = concretize(form, self.lower, self.upper, self.shape)
+        else:
+            value, minimiser = climb(form, self.lower, self.upper)
         return value, form, minimiser, planes
 
     def run(
