@@ -152,6 +152,7 @@ def backward(
     keep_visits: bool = False,
     rigorous: bool = True,
     shortcuts: Mapping[str, Shortcut] | None = None,
+    products: Mapping[str, FreeProduct] | None = None,
 ) -> LinearForm:
     """Carry rows back to the inputs.
 
@@ -162,10 +163,11 @@ def backward(
         splits: half-spaces known to hold, with multipliers.
         rigorous: False leaves `error` at 0 (inside an optimisation loop; never for a claim).
         shortcuts: ready-made maps across parts of the network, made from the same box and planes.
+        products: products without planes; never for a claim.
     """
     visits: dict[str, Tensor] | None = {} if keep_visits else None
     known = {} if shortcuts is None else shortcuts  # not `or`: an empty one fills itself as rows pass
-    domain = _Domain(network, box, planes, splits or {}, known, rigorous)
+    domain = _Domain(network, box, planes, splits or {}, known, rigorous, {} if rigorous else products or {})
     coeffs, sums = _carry(domain, start, frozenset(network.graph.inputs), visits)
     b, s = sums.offset.shape
     parts = []
@@ -190,6 +192,7 @@ class _Domain:
     splits: Mapping[str, Split]
     shortcuts: Mapping[str, Shortcut]
     rigorous: bool
+    products: Mapping[str, FreeProduct]
 
 
 def _carry(
@@ -231,16 +234,18 @@ def _carry(
             for source, part in zip(node.inputs, rule.transpose(at, a.flatten(0, 1)), strict=True):
                 add(source, part.reshape(b, s, *part.shape[1:]))
             continue
+        if name in domain.products:
+            *both, term = domain.products[name].step(a)
+            for source, part in zip(node.inputs, both, strict=True):
+                add(source, part)
+            sums.constant(term)
+            continue
         plane = domain.planes[name]
         if name in network.partitions:
             a = _recentre(domain, name, a, sums)
         if visits is not None:
             visits[name] = a
-        if isinstance(plane, FreeProduct):
-            *both, term = plane.step(a)
-            for source, part in zip(node.inputs, both, strict=True):
-                add(source, part)
-        elif len(node.inputs) == 1:
+        if len(node.inputs) == 1:
             part, term = RelaxStep.apply(
                 a, plane.lower_slopes[0], plane.lower_offset, plane.upper_slopes[0], plane.upper_offset
             )
@@ -344,7 +349,7 @@ class Shortcut:
         node = network.graph[name]
         unit = torch.eye(node.size, dtype=network.dtype, device=network.device)
         both = torch.cat([unit, -unit]).reshape(1, 2 * node.size, *node.shape)
-        coeffs, sums = _carry(_Domain(network, box, planes, {}, {}, True), {name: both}, stop)
+        coeffs, sums = _carry(_Domain(network, box, planes, {}, {}, True, {}), {name: both}, stop)
         matrices = {source: rows.flatten(2)[0] for source, rows in coeffs.items()}
         offset, error, magnitude = (t.reshape(2, node.size) for t in (sums.offset, sums.error, sums.magnitude))
         return Shortcut.of(network, box, matrices, offset, error, magnitude)

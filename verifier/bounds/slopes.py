@@ -8,7 +8,7 @@ Source: Xu et al. 2021, arXiv:2011.13824 (alpha); Wang et al. 2021, arXiv:2103.0
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -87,15 +87,32 @@ class SlopeSpace:
                     flat[:, 0, chosen] = value.reshape(b, -1)[:, segment.elements]
         return flat
 
-    def planes(
-        self, box: Enclosure, free: Tensor, fixed: Mapping[str, Planes], *, climbing: bool = False
-    ) -> dict[str, Planes | FreeProduct]:
-        """Planes under parameters free [B, S, F]; nodes without parameters come from `fixed`.
+    def planes(self, box: Enclosure, free: Tensor, fixed: Mapping[str, Planes]) -> dict[str, Planes]:
+        """Planes under parameters free [B, S, F]; nodes without parameters come from `fixed`."""
+        found = dict(fixed)
+        for name, lower, upper in self._parameters(free):
+            found[name] = relax(self.network, box, name, (lower, upper))
+        return found
 
-        Args:
-            climbing: products come in the form that an ascent passes fastest, which claims nothing.
+    def climbing(
+        self, box: Enclosure, free: Tensor, fixed: Mapping[str, Planes]
+    ) -> tuple[dict[str, Planes], dict[str, FreeProduct]]:
+        """`planes` for an ascent, with products apart in the form that it passes fastest."""
+        found, products = dict(fixed), {}
+        for name, lower, upper in self._parameters(free):
+            node = self.network.graph[name]
+            if node.op == "Mul":
+                x, y = ((box.lower[i].unsqueeze(1), box.upper[i].unsqueeze(1)) for i in node.inputs)
+                products[name] = FreeProduct(lower, x, y)
+            else:
+                found[name] = relax(self.network, box, name, (lower, upper))
+        return found, products
+
+    def _parameters(self, free: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Nodes with the parameters of their lower and upper planes out of free [B, S, F].
+
+        [B, S, *shape], or of one element where there are none; a product's serve both planes.
         """
-        planes: dict[str, Planes | FreeProduct] = dict(fixed)
         b, s = free.shape[:2]
         parts = iter(free.split(self._widths, dim=2))  # one gradient for all, where slices would give one each
         for segment in self.segments:
@@ -109,14 +126,7 @@ class SlopeSpace:
                 if len(segment.elements) < node.size:
                     full = free.new_full((b, s, node.size), 0.5).index_copy(2, segment.elements, full)
                 pair.append(full.reshape(b, s, *node.shape))
-            if node.op == "Mul":
-                ends = [(box.lower[i].unsqueeze(1), box.upper[i].unsqueeze(1)) for i in node.inputs]
-                if climbing:
-                    planes[segment.name] = FreeProduct(pair[0], ends[0], ends[1])
-                    continue
-                pair[1] = pair[0]
-            planes[segment.name] = relax(self.network, box, segment.name, (pair[0], pair[1]))
-        return planes
+            yield segment.name, pair[0], pair[0 if node.op == "Mul" else 1]
 
     @property
     def _widths(self) -> list[int]:
@@ -184,10 +194,14 @@ class Ascent:
 
     def evaluate(
         self, free: Tensor, beta: Tensor | None, fixed: dict[str, Planes], *, rigorous: bool, keep_visits: bool = False
-    ) -> tuple[Tensor, LinearForm, Tensor, dict[str, Planes | FreeProduct]]:
-        """Lower bounds [B, S], their form, the minimisers and the planes used."""
-        planes = self.space.planes(self.box, free, fixed, climbing=not rigorous and not keep_visits)
+    ) -> tuple[Tensor, LinearForm, Tensor, dict[str, Planes]]:
+        """Lower bounds [B, S], their form, the minimisers and the planes used (all, if visits are kept)."""
         splits = self.splits(beta) if self.splits is not None and beta is not None else None
+        products: dict[str, FreeProduct] = {}
+        if rigorous or keep_visits:
+            planes = self.space.planes(self.box, free, fixed)
+        else:
+            planes, products = self.space.climbing(self.box, free, fixed)
         form = backward(
             self.network,
             self.start,
@@ -197,6 +211,7 @@ class Ascent:
             rigorous=rigorous,
             keep_visits=keep_visits,
             shortcuts=self.shortcuts,
+            products=products,
         )
         if rigorous or self.shape is not None:
             value, minimiser = concretize(form, self.lower, self.upper, self.shape)
