@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from verifier.bounds.concretize import InputShape
+from verifier.bounds.interval import follow
 from verifier.bounds.slopes import Ascent, SlopeSpace
 from verifier.bounds.torch_engine import Enclosed, LazyPlanes, TorchEngine
 from verifier.run import Run
@@ -62,6 +63,7 @@ def optimise_intermediate(
             values.append(_ascend(engine, found, space, name, part, (lower, upper, shape), iterations, run.stopped))
         if values:
             engine.tighten(name, box, parts[: len(values)], values)
+            follow(network, box, name)
             open_neurons[name] = found.matter(name, engine.open_neurons(name, box))
     found.planes = LazyPlanes(network, box)
     return before - sum(len(found.matter(n, engine.open_neurons(n, box))) for n in network.bounded)
@@ -99,6 +101,7 @@ def optimise_neurons(
             value = _ascend(engine, found, space, name, part, domain, iterations, stopped)
             engine.tighten(name, box, [part], [value])
             after += float((box.upper[name] - box.lower[name]).flatten()[part].sum())
+        follow(network, box, name)
     found.planes = LazyPlanes(network, box)
     return after / before if before > 0 else 1.0
 
