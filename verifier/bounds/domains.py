@@ -6,6 +6,7 @@ of all bounded nodes, K in all. Shape letters: B subdomains, S rows of a clause,
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -142,6 +143,14 @@ class DomainEngine:
         self.batch_size = int(np.clip(min(4 * engine.memory_bytes // per_domain, brief), 2, 256))
         self._base = Enclosure(dict(self.root.lower), dict(self.root.upper), self.root.slack)
         self._move(self._base, set(self.network.bounded) - self.open.keys())
+
+    def within(self, found: Enclosed) -> DomainEngine:
+        """The same with tighter bounds; batches of either are batches of the other."""
+        inner = copy.copy(self)
+        inner.found, inner.root = found, found.box
+        inner._base = Enclosure(dict(found.box.lower), dict(found.box.upper), found.box.slack)
+        inner._move(inner._base, set(self.network.bounded) - self.open.keys())
+        return inner
 
     def gather(self, values: dict[str, Tensor]) -> Tensor:
         """name -> [B, *shape] restricted to the open neurons, [B, K]."""

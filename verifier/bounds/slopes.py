@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from verifier.bounds.backward import LinearForm, Planes, Shortcut, backward, relax
+from verifier.bounds.clause_rows import ClauseRows
 from verifier.bounds.concretize import InputShape, climb, concretize
 from verifier.bounds.interval import Enclosure
 from verifier.bounds.network import Network
@@ -179,6 +180,7 @@ class Ascent:
         splits: maps multipliers [B, S, K] to what `backward` takes, or None without splits.
         stop: says from the current bounds [B, S] whether to end early.
         shortcuts: maps across relaxed nodes that the space leaves out.
+        clause: what the rows are bounded under, with the multipliers [B, S, its rows].
     """
 
     network: Network
@@ -191,6 +193,7 @@ class Ascent:
     splits: Callable[[Tensor], dict] | None = None
     upto: str | None = None
     shortcuts: Mapping[str, Shortcut] | None = None
+    clause: ClauseRows | None = None
 
     def evaluate(
         self, free: Tensor, beta: Tensor | None, fixed: dict[str, Planes], *, rigorous: bool, keep_visits: bool = False
@@ -204,7 +207,7 @@ class Ascent:
             planes, products = self.space.climbing(self.box, free, fixed)
         form = backward(
             self.network,
-            self.start,
+            self.start if self.clause is None or beta is None else self.clause.added(self.start, beta),
             self.box,
             planes,
             splits,
@@ -217,6 +220,8 @@ class Ascent:
             value, minimiser = concretize(form, self.lower, self.upper, self.shape)
         else:
             value, minimiser = climb(form, self.lower, self.upper)
+        if self.clause is not None and beta is not None:
+            value = self.clause.less(value, beta, self.box)
         return value, form, minimiser, planes
 
     def run(
