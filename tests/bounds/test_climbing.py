@@ -20,7 +20,7 @@ def case(seed: int):
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, dtype=torch.float64, generator=generator)
 
-    b, s, n = SHAPE
+    b, _, n = SHAPE
     ends = []
     for _ in range(2):
         low = draw(b, 1, n)

@@ -140,7 +140,7 @@ class CrossedDomains:
         return chosen
 
     def _tighten(self, batch: DomainBatch, stopped: Callable[[], bool]) -> bool:
-        """Optimise the bounds of the neurons that cost the unsplit box most; True where that gained much."""
+        """Optimise the bounds of the neurons that cost the unsplit box most; True where it must be bounded again."""
         w = self.whole
         end = time.monotonic() + WORST_SHARE * min(w.engine.deadline - time.monotonic(), LONG_S)
         chosen = self._worst(w.losses(batch).amax(0))
@@ -149,7 +149,7 @@ class CrossedDomains:
             w.engine, w.found, domain, chosen, WORST_ITERATIONS, lambda: stopped() or time.monotonic() > end
         )
         self.whole = self._engine(None)
-        return left < WORST_GAIN
+        return left < WORST_GAIN or (self.whole.width, self.whole.space.size) != (w.width, w.space.size)
 
     @torch.no_grad()
     def _settle(self, bounds: DomainBounds, iterations: int, stopped: Callable[[], bool]) -> DomainBounds:
