@@ -9,21 +9,27 @@ Source: Kotha et al. 2023, arXiv:2302.01404 (INVPROP).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from verifier.bounds.backward import Split
 from verifier.bounds.clause_rows import ClauseRows
-from verifier.bounds.concretize import InputShape
+from verifier.bounds.domains import DomainBatch, DomainEngine
+from verifier.bounds.engine import DomainBounds, FocusedEngine
+from verifier.bounds.intermediate import rows_at_once
 from verifier.bounds.interval import Enclosure, follow
 from verifier.bounds.network import Network
-from verifier.bounds.slopes import Ascent, SlopeSpace
-from verifier.bounds.torch_engine import Enclosed, LazyPlanes, TorchEngine
+from verifier.bounds.slopes import Ascent
+from verifier.bounds.torch_engine import Enclosed, LazyPlanes
 
 #: Neurons bounded together, and how fast their multipliers climb.
 _TOGETHER, _RATE = 32, 0.25
+#: The neurons that make up this share of the loss are bounded, this many at most.
+LOSS_SHARE, MOST_WORST = 0.7, 256
 
 
 def copied(network: Network, found: Enclosed) -> Enclosed:
@@ -38,40 +44,141 @@ def is_empty(box: Enclosure) -> bool:
 
 
 def cut_off(
-    engine: TorchEngine,
+    domains: DomainEngine,
     found: Enclosed,
-    space: SlopeSpace,
-    free: Tensor,
-    clause: ClauseRows,
-    chosen: Mapping[str, Tensor],
-    domain: tuple[Tensor, Tensor, InputShape | None],
+    one: DomainBatch,
     iterations: int,
     stopped: Callable[[], bool],
 ) -> None:
-    """Tighten some neurons in place, to bounds that hold where the clause does.
+    """Tighten in place the neurons that cost a subdomain most, to bounds that hold where its clause does.
 
     Args:
-        space: of every relaxed node; free: parameters to start from, [1, 1, F].
-        chosen: bounded node -> flat neurons.
-        domain: lower, upper [1, N_in] and what the input set adds to them.
+        domains: an engine whose bounds `found` are.
+        one: a batch of one subdomain, inside those bounds; its parameters are where the ascents start.
     """
-    network, box = engine.network, found.box
+    network, box = domains.network, found.box
+    clause = int(one.clause[0])
+    losses = domains.losses(one)[0]
+    spread = max(float(losses.sum()), 1e-30)
+    rows = ClauseRows(network, domains.clause_rows[clause][None], domains.limits[clause].double(), spread)
+    whole = domains.ascent(one)
+    together = min(_TOGETHER, max(1, rows_at_once(domains.engine, domains.space) // 2))
+    chosen = worst_neurons(domains, losses)
     for name in network.bounded:
-        if name not in chosen or network.interval_suffices(name):
+        if name not in chosen:
             continue
-        for part in chosen[name].split(_TOGETHER):
+        for part in chosen[name].split(together):
             if stopped():
                 return
-            start = {name: engine.unit_rows(name, part, 1)}
             count = 2 * len(part)
             width = (box.upper[name] - box.lower[name]).flatten(1)[:, part]
-            scaled = replace(clause, scale=width.repeat(1, 2).unsqueeze(2) / clause.spread)
-            ascent = Ascent(network, space, start, box, *domain, clause=scaled)
-            beta = torch.ones(1, count, clause.rows.shape[1], dtype=network.dtype, device=network.device)
-            params, beta_best = ascent.run(
-                free.expand(1, count, -1), beta, iterations, lambda _: stopped(), beta_rate=_RATE
+            scaled = replace(rows, scale=width.repeat(1, 2).unsqueeze(2) / spread)
+            ascent = replace(
+                whole,
+                start={name: domains.engine.unit_rows(name, part, 1)},
+                box=box,
+                splits=_splits(whole, one, scaled),
+                clause=scaled,
             )
+            beta = one.beta.new_ones(1, count, rows.rows.shape[1])
+            free = one.free[:, :1].expand(1, count, -1)
+            free, best = ascent.run(free, beta, iterations, lambda _: stopped(), beta_rate=_RATE)
             with torch.no_grad():
-                value, *_ = ascent.evaluate(params, beta_best, space.fixed_planes(box), rigorous=True)
-            engine.tighten(name, box, [part], [value])
+                value, *_ = ascent.evaluate(free, best, domains.space.fixed_planes(box), rigorous=True)
+            domains.engine.tighten(name, box, [part], [value])
         follow(network, box, name)
+
+
+def _splits(whole: Ascent, one: DomainBatch, rows: ClauseRows) -> Callable[[Tensor], dict[str, Split]] | None:
+    """The subdomain's own split multipliers, as many times as its clause is added."""
+    if whole.splits is None:
+        return None
+    given = whole.splits
+    return lambda beta: given((beta * rows.scale) @ one.beta)
+
+
+def worst_neurons(domains: DomainEngine, losses: Tensor) -> dict[str, Tensor]:
+    """The neurons whose bounds cost most, by losses [K]: bounded node -> flat neurons."""
+    network = domains.network
+    ordered, order = losses.sort(descending=True)
+    enough = int((ordered.cumsum(0) < LOSS_SHARE * ordered.sum()).sum()) + 1
+    worst = order[: min(enough, MOST_WORST)]
+    chosen: dict[str, Tensor] = {}
+    for name, part in domains.slices.items():
+        neurons = domains.open[name][worst[(worst >= part.start) & (worst < part.stop)] - part.start]
+        if len(neurons) and network.interval_suffices(name):  # what an elementwise node reads is bounded instead
+            source = network.graph[name].inputs[0]
+            name, index = network.moved.get(source, (source, None))
+            neurons = neurons if index is None else index[neurons]
+        if len(neurons) and not network.interval_suffices(name):
+            both = [chosen[name], neurons] if name in chosen else [neurons]
+            chosen[name] = torch.cat(both).unique()
+    return chosen
+
+
+def look(
+    domains: DomainEngine, found: Enclosed, one: DomainBatch, effort: tuple[int, int], stopped: Callable[[], bool]
+) -> tuple[DomainEngine, DomainBounds]:
+    """`cut_off`, then bound the subdomain; also returns the engine with the bounds that `found` now has.
+
+    Args:
+        effort: steps for each neuron, and for the subdomain.
+    """
+    cut_off(domains, found, one, effort[0], stopped)
+    inner = domains.within(found)
+    if is_empty(found.box):
+        row_margins = np.full((1, domains.limits.shape[1]), np.inf)
+        return inner, DomainBounds(one, row_margins, domains.lower.double().cpu().numpy(), np.ones(1, dtype=bool))
+    one = replace(one, low=inner.gather(found.box.lower), high=inner.gather(found.box.upper))
+    return inner, inner.bound(one, effort[1], stopped)
+
+
+class FocusedDomains:
+    """FocusedEngine below an engine that has a DomainEngine for every clause."""
+
+    def __init__(self, outer: Callable[[int], DomainEngine]):
+        self._outer = outer
+        self._inner: DomainEngine | None = None
+        self.batch_size = 1
+
+    @property
+    def _engine(self) -> DomainEngine:
+        assert self._inner is not None, "nothing was bounded yet"
+        return self._inner
+
+    def cut_off(self, batch: DomainBatch, iterations: int, stopped: Callable[[], bool]) -> DomainBounds:
+        """See engine.FocusedEngine."""
+        domains = self._inner or self._outer(int(batch.clause[0]))
+        box = domains.enclosure(batch)
+        found = Enclosed(domains.found.sensitivity, box, LazyPlanes(domains.network, box), None, domains.found.wanted)
+        self._inner, bounds = look(domains, found, batch, (iterations, iterations), stopped)
+        self.batch_size = self._inner.batch_size
+        return bounds
+
+    def bound(self, batch: DomainBatch, iterations: int, stopped: Callable[[], bool]) -> DomainBounds:
+        """See engine.DomainEngine."""
+        return self._engine.bound(batch, iterations, stopped)
+
+    def branch(self, batch: DomainBatch) -> DomainBatch:
+        """See engine.DomainEngine."""
+        return self._engine.branch(batch)
+
+    def initial(self, clauses: np.ndarray) -> DomainBatch:
+        """See engine.DomainEngine."""
+        return self._engine.initial(clauses)
+
+    def join(self, parts: Sequence[DomainBatch]) -> DomainBatch:
+        """See engine.DomainEngine."""
+        return DomainBatch.join(parts)
+
+    def refine(self, seconds: float, stopped: Callable[[], bool]) -> bool:
+        """See engine.DomainEngine."""
+        return False
+
+    def focus(self, spare: FocusedEngine | None) -> FocusedDomains:
+        """See engine.DomainEngine."""
+        return FocusedDomains(lambda _: self._engine)
+
+    def forget(self, batch: DomainBatch) -> DomainBatch:
+        """See engine.DomainEngine."""
+        return batch

@@ -15,11 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from verifier.bounds.backward import Shortcut
-from verifier.bounds.clause_bounds import copied, cut_off, is_empty
-from verifier.bounds.clause_rows import ClauseRows
+from verifier.bounds.clause_bounds import FocusedDomains, copied, look, worst_neurons
 from verifier.bounds.crossing import shortcut_across
 from verifier.bounds.domains import DomainBatch, DomainEngine
 from verifier.bounds.engine import DomainBounds, FocusedEngine
@@ -29,9 +27,9 @@ from verifier.bounds.intermediate import optimise_neurons
 OUTSIDE_SHARE = 0.5
 #: Steps of the ascent that follow on the parameters outside.
 SETTLING = 12
-#: The neurons that make up LOSS_SHARE of the loss, MOST_WORST at most, are optimised on their own first, for at
-#: most this share of the time left (as far as that is below LONG_S seconds); worth it if they narrow to this.
-LOSS_SHARE, MOST_WORST, WORST_ITERATIONS, WORST_SHARE, LONG_S, WORST_GAIN = 0.7, 256, 10, 0.15, 300.0, 0.98
+#: The neurons that cost most are optimised on their own first, for at most this share of the time left (as far
+#: as that is below LONG_S seconds); worth it if they narrow to this.
+WORST_ITERATIONS, WORST_SHARE, LONG_S, WORST_GAIN = 10, 0.15, 300.0, 0.98
 #: Rounds of bounding neurons where a clause can hold, the steps of each, the share of the margin that one
 #: must gain for the next, and their share of the time left.
 MOST_ROUNDS, CUT_OFF_ITERATIONS, LEAST_GAIN, CUT_OFF_SHARE = 8, 8, 0.1, 0.3
@@ -47,6 +45,7 @@ class CrossedDomains:
         self.whole = whole
         self.batch_size = whole.batch_size
         self._settled: dict[int, DomainEngine] = {}
+        self._roots: dict[int, DomainBounds] = {}  # a second tree starts where the first one did
         self._apart: bool | None = None
 
     def initial(self, clauses: np.ndarray) -> DomainBatch:
@@ -55,6 +54,8 @@ class CrossedDomains:
 
     def bound(self, batch: DomainBatch, iterations: int, stopped: Callable[[], bool]) -> DomainBounds:
         """See engine.DomainEngine."""
+        if len(batch) and bool((batch.depth == 0).all()) and self._roots.keys() >= set(batch.clauses.tolist()):
+            return _together([self._roots[int(clause)] for clause in batch.clauses])
         if not self._is_fresh(batch):
             return self._by_clause(batch, lambda engine, part: engine.bound(part, iterations, stopped))
         bounds = self.whole.bound(batch, iterations, stopped)
@@ -81,7 +82,7 @@ class CrossedDomains:
 
     def focus(self, spare: FocusedEngine | None) -> FocusedEngine | None:
         """See engine.DomainEngine."""
-        return self.whole.focus(spare)
+        return FocusedDomains(lambda clause: self._settled.get(clause, self.whole))
 
     def forget(self, batch: DomainBatch) -> DomainBatch:
         """See engine.DomainEngine."""
@@ -104,14 +105,11 @@ class CrossedDomains:
         engines = self._engines(batch)
         if len(engines) == 1:
             return bound(engines[0][0], batch)
-        parts = [bound(engine, batch.select(index)) for engine, index in engines]
+        bounds = _together([bound(engine, batch.select(index)) for engine, index in engines])
         back = np.argsort(np.concatenate([index for _, index in engines]), kind="stable")
-
-        def joined(key: str) -> Any:
-            return np.concatenate([getattr(part, key) for part in parts])[back]
-
-        together = DomainBatch.join([part.batch for part in parts]).select(back)
-        return DomainBounds(together, joined("row_margins"), joined("minimiser"), joined("closed"))
+        return DomainBounds(
+            bounds.batch.select(back), bounds.row_margins[back], bounds.minimiser[back], bounds.closed[back]
+        )
 
     def _worth_it(self, one: DomainBatch, engine: DomainEngine) -> bool:
         """Whether a subdomain loses most outside the crossed parts; decided once, by the first that stays open."""
@@ -122,28 +120,11 @@ class CrossedDomains:
             self._apart = outside > OUTSIDE_SHARE * float(losses.sum())
         return self._apart
 
-    def _worst(self, losses: Tensor) -> dict[str, Tensor]:
-        """The neurons whose bounds cost most, by losses [K]: bounded node -> flat neurons."""
-        w = self.whole
-        ordered, order = losses.sort(descending=True)
-        enough = int((ordered.cumsum(0) < LOSS_SHARE * ordered.sum()).sum()) + 1
-        worst = order[: min(enough, MOST_WORST)]
-        chosen: dict[str, Tensor] = {}
-        for name, part in w.slices.items():
-            neurons = w.open[name][worst[(worst >= part.start) & (worst < part.stop)] - part.start]
-            if len(neurons) and w.network.interval_suffices(name):  # what an elementwise node reads is bounded instead
-                name, index = w.network.moved.get(source := w.network.graph[name].inputs[0], (source, None))
-                neurons = neurons if index is None else index[neurons]
-            if len(neurons):
-                both = [chosen[name], neurons] if name in chosen else [neurons]
-                chosen[name] = torch.cat(both).unique()
-        return chosen
-
     def _tighten(self, batch: DomainBatch, stopped: Callable[[], bool]) -> bool:
         """Optimise the bounds of the neurons that cost the unsplit box most; True where it must be bounded again."""
         w = self.whole
         end = time.monotonic() + WORST_SHARE * min(w.engine.deadline - time.monotonic(), LONG_S)
-        chosen = self._worst(w.losses(batch).amax(0))
+        chosen = worst_neurons(w, w.losses(batch).amax(0))
         domain = (w.lower, w.upper, w.shape)
         left = optimise_neurons(
             w.engine, w.found, domain, chosen, WORST_ITERATIONS, lambda: stopped() or time.monotonic() > end
@@ -181,6 +162,9 @@ class CrossedDomains:
         if self._apart:  # those that are closed come in the same form: only their margins are looked at
             bare = self._engine({})
             parts = [p if p.free.shape[-1] == bare.space.size else self._reduced(p, bare) for p in parts]
+        for i, part in enumerate(parts):
+            at = slice(i, i + 1)
+            self._roots[int(batch.clauses[i])] = DomainBounds(part, margins[at], minimiser[at], closed[at])
         return DomainBounds(DomainBatch.join(parts), margins, minimiser, closed)
 
     def _reduced(self, one: DomainBatch, engine: DomainEngine) -> DomainBatch:
@@ -200,31 +184,11 @@ class CrossedDomains:
         found = copied(w.network, w.found)
         time_s = CUT_OFF_SHARE * min(w.engine.deadline - time.monotonic(), LONG_S) / sharing
         end = time.monotonic() + time_s
-        clause = int(one.clause[0])
         engine = w.within(found)
         for _ in range(MOST_ROUNDS):
-            losses = engine.losses(one)[0]
-            spread = max(float(losses.sum()), 1e-30)
-            rows = ClauseRows(w.network, w.clause_rows[clause][None], w.limits[clause].double(), spread)
-            cut_off(
-                w.engine,
-                found,
-                w.space,
-                one.free[:, :1],
-                rows,
-                self._worst(losses),
-                (w.lower, w.upper, w.shape),
-                CUT_OFF_ITERATIONS,
-                lambda: stopped() or time.monotonic() > end,
-            )
             before = float(one.margins[0])
-            if is_empty(found.box):
-                row_margins = np.full((1, w.limits.shape[1]), np.inf)
-                minimiser = w.lower.double().cpu().numpy()
-                return engine, DomainBounds(one, row_margins, minimiser, np.ones(1, dtype=bool))
-            engine = w.within(found)
-            one = replace(one, low=engine.gather(found.box.lower), high=engine.gather(found.box.upper))
-            bounds = engine.bound(one, iterations, stopped)
+            effort = (CUT_OFF_ITERATIONS, iterations)
+            engine, bounds = look(engine, found, one, effort, lambda: stopped() or time.monotonic() > end)
             one = bounds.batch
             if bounds.closed[0] or stopped() or time.monotonic() > end:
                 break
@@ -242,3 +206,13 @@ class CrossedDomains:
         """Of the same box and clauses; None for every neuron, without shortcuts."""
         w = self.whole
         return DomainEngine(w.engine, w.found, w.lower, w.upper, w.clause_rows, w.limits, w.strict, w.shape, shortcuts)
+
+
+def _together(parts: Sequence[DomainBounds]) -> DomainBounds:
+    """Several bounds as one."""
+
+    def joined(key: str) -> Any:
+        return np.concatenate([getattr(part, key) for part in parts])
+
+    batch = DomainBatch.join([part.batch for part in parts])
+    return DomainBounds(batch, joined("row_margins"), joined("minimiser"), joined("closed"))

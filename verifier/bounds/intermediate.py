@@ -56,7 +56,7 @@ def optimise_intermediate(
         space = SlopeSpace(network, box, open_neurons, upto=_first_reader(engine, name))
         if space.size == 0:
             continue
-        values, parts = [], neurons.split(_rows_at_once(engine, space))
+        values, parts = [], neurons.split(rows_at_once(engine, space))
         for part in parts:
             if time.monotonic() > end or run.stopped():
                 break
@@ -94,7 +94,7 @@ def optimise_neurons(
         space = SlopeSpace(network, box, open_neurons, upto=_first_reader(engine, name))
         if space.size == 0:
             continue
-        for part in chosen[name].split(min(_FEW, _rows_at_once(engine, space))):
+        for part in chosen[name].split(min(_FEW, rows_at_once(engine, space))):
             if stopped():
                 break
             before += float((box.upper[name] - box.lower[name]).flatten()[part].sum())
@@ -113,7 +113,8 @@ def _first_reader(engine: TorchEngine, name: str) -> str:
     return next(n for n in engine.network.relaxed if n in later)
 
 
-def _rows_at_once(engine: TorchEngine, space: SlopeSpace) -> int:
+def rows_at_once(engine: TorchEngine, space: SlopeSpace) -> int:
+    """Neurons bounded at once, each with its own parameters of the space, within the memory ceiling."""
     nodes = [engine.network.graph[s.name].size for s in space.segments]
     per_row = 16 * sum(nodes) * torch.finfo(engine.dtype).bits // 8
     return max(1, engine.memory_bytes // (2 * per_row))
