@@ -79,53 +79,6 @@ def test_a_clause_that_holds_somewhere_is_never_refuted(dtype, seed):
         batch = crossed.branch(bounds.batch.select(~bounds.closed))
 
 
-@pytest.mark.parametrize("apart", (False, True))
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_a_closer_look_keeps_every_point_of_its_subdomain(dtype, apart):
-    """Below splits, with their multipliers, and past shortcuts, too."""
-    whole, inside = setting(5, dtype, 1, 0.02)
-    crossed = CrossedDomains(whole)
-    crossed._apart = apart
-    batch = crossed.bound(crossed.initial(np.array([0])), 10, lambda: False).batch
-    for _ in range(2):
-        batch = crossed.bound(crossed.branch(batch), 8, lambda: False).batch
-    values = evaluate_all(whole.network.graph, inside, "float32")
-    seen = 0
-    for i in range(len(batch)):
-        one = batch.select(np.array([i]))
-        outer = crossed._settled[0]
-        low, high = outer.enclosure(one).lower, outer.enclosure(one).upper
-        there = np.ones(len(inside), dtype=bool)
-        for name in outer.open:
-            z = values[name].astype(np.float64)
-            within = (z >= low[name].double().numpy()) & (z <= high[name].double().numpy())
-            there &= within.reshape(len(z), -1).all(1)
-        focused = crossed.focus(None)
-        assert focused is not None
-        for _ in range(2):
-            bounds = focused.cut_off(one, 6, lambda: False)
-            assert not (there.any() and bounds.closed[0])
-            if bounds.closed[0]:
-                break
-            one = bounds.batch
-        seen += there.any()
-        if there.any():
-            children = focused.branch(one)
-            kept = np.zeros(int(there.sum()), dtype=bool)
-            for k in range(len(children)):
-                child = focused.bound(children.select(np.array([k])), 6, lambda: False)
-                box = focused.focus(None)._outer(0).enclosure(child.batch)
-                held = np.ones(len(kept), dtype=bool)
-                for name in outer.open:
-                    z = values[name][there].astype(np.float64)
-                    ok = (z >= box.lower[name].double().numpy()) & (z <= box.upper[name].double().numpy())
-                    held &= ok.reshape(len(z), -1).all(1)
-                assert not (held.any() and child.closed[0])
-                kept |= held
-            assert kept.all()
-    assert seen
-
-
 def test_what_nothing_satisfies_is_refuted():
     """A limit a little below what the bounds reach by themselves: bounds of neurons where it holds close it."""
     whole, _ = setting(0, torch.float64, 1, 0.5)

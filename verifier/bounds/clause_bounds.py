@@ -9,21 +9,19 @@ Source: Kotha et al. 2023, arXiv:2302.01404 (INVPROP).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from verifier.bounds.backward import Split
 from verifier.bounds.clause_rows import ClauseRows
 from verifier.bounds.domains import DomainBatch, DomainEngine
-from verifier.bounds.engine import DomainBounds, FocusedEngine
+from verifier.bounds.engine import DomainBounds
 from verifier.bounds.intermediate import rows_at_once
 from verifier.bounds.interval import Enclosure, follow
 from verifier.bounds.network import Network
-from verifier.bounds.slopes import Ascent
 from verifier.bounds.torch_engine import Enclosed, LazyPlanes
 
 #: Neurons bounded together, and how fast their multipliers climb.
@@ -50,11 +48,11 @@ def cut_off(
     iterations: int,
     stopped: Callable[[], bool],
 ) -> None:
-    """Tighten in place the neurons that cost a subdomain most, to bounds that hold where its clause does.
+    """Tighten in place the neurons that cost a box most, to bounds that hold where a clause does.
 
     Args:
         domains: an engine whose bounds `found` are.
-        one: a batch of one subdomain, inside those bounds; its parameters are where the ascents start.
+        one: the unsplit box, for one clause; its parameters are where the ascents start.
     """
     network, box = domains.network, found.box
     clause = int(one.clause[0])
@@ -62,6 +60,7 @@ def cut_off(
     spread = max(float(losses.sum()), 1e-30)
     rows = ClauseRows(network, domains.clause_rows[clause][None], domains.limits[clause].double(), spread)
     whole = domains.ascent(one)
+    assert whole.splits is None, "an unsplit box is expected"
     together = min(_TOGETHER, max(1, rows_at_once(domains.engine, domains.space) // 2))
     chosen = worst_neurons(domains, losses)
     for name in network.bounded:
@@ -77,7 +76,6 @@ def cut_off(
                 whole,
                 start={name: domains.engine.unit_rows(name, part, 1)},
                 box=box,
-                splits=_splits(whole, one, scaled),
                 clause=scaled,
             )
             beta = one.beta.new_ones(1, count, rows.rows.shape[1])
@@ -87,14 +85,6 @@ def cut_off(
                 value, *_ = ascent.evaluate(free, best, domains.space.fixed_planes(box), rigorous=True)
             domains.engine.tighten(name, box, [part], [value])
         follow(network, box, name)
-
-
-def _splits(whole: Ascent, one: DomainBatch, rows: ClauseRows) -> Callable[[Tensor], dict[str, Split]] | None:
-    """The subdomain's own split multipliers, as many times as its clause is added."""
-    if whole.splits is None:
-        return None
-    given = whole.splits
-    return lambda beta: given((beta * rows.scale) @ one.beta)
 
 
 def worst_neurons(domains: DomainEngine, losses: Tensor) -> dict[str, Tensor]:
@@ -119,10 +109,10 @@ def worst_neurons(domains: DomainEngine, losses: Tensor) -> dict[str, Tensor]:
 def look(
     domains: DomainEngine, found: Enclosed, one: DomainBatch, effort: tuple[int, int], stopped: Callable[[], bool]
 ) -> tuple[DomainEngine, DomainBounds]:
-    """`cut_off`, then bound the subdomain; also returns the engine with the bounds that `found` now has.
+    """`cut_off`, then bound the box; also returns the engine with the bounds that `found` now has.
 
     Args:
-        effort: steps for each neuron, and for the subdomain.
+        effort: steps for each neuron, and for the box.
     """
     cut_off(domains, found, one, effort[0], stopped)
     inner = domains.within(found)
@@ -131,54 +121,3 @@ def look(
         return inner, DomainBounds(one, row_margins, domains.lower.double().cpu().numpy(), np.ones(1, dtype=bool))
     one = replace(one, low=inner.gather(found.box.lower), high=inner.gather(found.box.upper))
     return inner, inner.bound(one, effort[1], stopped)
-
-
-class FocusedDomains:
-    """FocusedEngine below an engine that has a DomainEngine for every clause."""
-
-    def __init__(self, outer: Callable[[int], DomainEngine]):
-        self._outer = outer
-        self._inner: DomainEngine | None = None
-        self.batch_size = 1
-
-    @property
-    def _engine(self) -> DomainEngine:
-        assert self._inner is not None, "nothing was bounded yet"
-        return self._inner
-
-    def cut_off(self, batch: DomainBatch, iterations: int, stopped: Callable[[], bool]) -> DomainBounds:
-        """See engine.FocusedEngine."""
-        domains = self._inner or self._outer(int(batch.clause[0]))
-        box = domains.enclosure(batch)
-        found = Enclosed(domains.found.sensitivity, box, LazyPlanes(domains.network, box), None, domains.found.wanted)
-        self._inner, bounds = look(domains, found, batch, (iterations, iterations), stopped)
-        self.batch_size = self._inner.batch_size
-        return bounds
-
-    def bound(self, batch: DomainBatch, iterations: int, stopped: Callable[[], bool]) -> DomainBounds:
-        """See engine.DomainEngine."""
-        return self._engine.bound(batch, iterations, stopped)
-
-    def branch(self, batch: DomainBatch) -> DomainBatch:
-        """See engine.DomainEngine."""
-        return self._engine.branch(batch)
-
-    def initial(self, clauses: np.ndarray) -> DomainBatch:
-        """See engine.DomainEngine."""
-        return self._engine.initial(clauses)
-
-    def join(self, parts: Sequence[DomainBatch]) -> DomainBatch:
-        """See engine.DomainEngine."""
-        return DomainBatch.join(parts)
-
-    def refine(self, seconds: float, stopped: Callable[[], bool]) -> bool:
-        """See engine.DomainEngine."""
-        return False
-
-    def focus(self, spare: FocusedEngine | None) -> FocusedDomains:
-        """See engine.DomainEngine."""
-        return FocusedDomains(lambda _: self._engine)
-
-    def forget(self, batch: DomainBatch) -> DomainBatch:
-        """See engine.DomainEngine."""
-        return batch

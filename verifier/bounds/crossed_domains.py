@@ -4,6 +4,7 @@ Where most of what a bound loses is lost outside the parts of a network that sho
 inside them is not worth its price: a subdomain's pass over every product of a transformer costs a
 hundred times what it costs across ready-made matrices. So each clause is first bounded with every
 parameter free; those inside the crossed parts then stay as they are, for all subdomains of the clause.
+Before that, a clause that is nearly refuted has its neurons bounded where it can still hold.
 """
 
 from __future__ import annotations
@@ -17,22 +18,21 @@ import numpy as np
 import torch
 
 from verifier.bounds.backward import Shortcut
-from verifier.bounds.clause_bounds import FocusedDomains, copied, look, worst_neurons
+from verifier.bounds.clause_bounds import copied, look
 from verifier.bounds.crossing import shortcut_across
 from verifier.bounds.domains import DomainBatch, DomainEngine
 from verifier.bounds.engine import DomainBounds, FocusedEngine
-from verifier.bounds.intermediate import optimise_neurons
 
 #: Share of the loss outside the crossed parts from which on only that is split.
 OUTSIDE_SHARE = 0.5
 #: Steps of the ascent that follow on the parameters outside.
 SETTLING = 12
-#: The neurons that cost most are optimised on their own first, for at most this share of the time left (as far
-#: as that is below LONG_S seconds); worth it if they narrow to this.
-WORST_ITERATIONS, WORST_SHARE, LONG_S, WORST_GAIN = 10, 0.15, 300.0, 0.98
 #: Rounds of bounding neurons where a clause can hold, the steps of each, the share of the margin that one
-#: must gain for the next, and their share of the time left.
-MOST_ROUNDS, CUT_OFF_ITERATIONS, LEAST_GAIN, CUT_OFF_SHARE = 8, 8, 0.1, 0.3
+#: must gain for the next, and their share of the time left; the steps on the clause after each round.
+MOST_ROUNDS, CUT_OFF_ITERATIONS, LEAST_GAIN, CUT_OFF_SHARE, AFTERWARDS = 8, 8, 0.1, 0.3, 20
+#: They start where what is missing is at most this share of all that relaxations cost: farther away, the
+#: clause can hold almost everywhere. Times are shares of what is left up to LONG_S seconds.
+NEAR, LONG_S = 0.25, 300.0
 
 
 class CrossedDomains:
@@ -45,7 +45,6 @@ class CrossedDomains:
         self.whole = whole
         self.batch_size = whole.batch_size
         self._settled: dict[int, DomainEngine] = {}
-        self._roots: dict[int, DomainBounds] = {}  # a second tree starts where the first one did
         self._apart: bool | None = None
 
     def initial(self, clauses: np.ndarray) -> DomainBatch:
@@ -54,17 +53,11 @@ class CrossedDomains:
 
     def bound(self, batch: DomainBatch, iterations: int, stopped: Callable[[], bool]) -> DomainBounds:
         """See engine.DomainEngine."""
-        if len(batch) and bool((batch.depth == 0).all()) and self._roots.keys() >= set(batch.clauses.tolist()):
-            return _together([self._roots[int(clause)] for clause in batch.clauses])
         if not self._is_fresh(batch):
             return self._by_clause(batch, lambda engine, part: engine.bound(part, iterations, stopped))
         bounds = self.whole.bound(batch, iterations, stopped)
         if bool(bounds.closed.all()):
             return bounds
-        left = bounds.batch.select(~bounds.closed)
-        if not self._settled and self._tighten(left, stopped):
-            batch = replace(self.whole.initial(batch.clauses), margin=bounds.batch.margin)
-            bounds = self.whole.bound(batch, iterations, stopped)
         return self._settle(bounds, iterations, stopped)
 
     def branch(self, batch: DomainBatch) -> DomainBatch:
@@ -81,8 +74,8 @@ class CrossedDomains:
         return self.whole.refine(seconds, stopped)
 
     def focus(self, spare: FocusedEngine | None) -> FocusedEngine | None:
-        """See engine.DomainEngine."""
-        return FocusedDomains(lambda clause: self._settled.get(clause, self.whole))
+        """See engine.DomainEngine; a look at one subdomain costs as much as splitting dozens here."""
+        return None
 
     def forget(self, batch: DomainBatch) -> DomainBatch:
         """See engine.DomainEngine."""
@@ -120,18 +113,6 @@ class CrossedDomains:
             self._apart = outside > OUTSIDE_SHARE * float(losses.sum())
         return self._apart
 
-    def _tighten(self, batch: DomainBatch, stopped: Callable[[], bool]) -> bool:
-        """Optimise the bounds of the neurons that cost the unsplit box most; True where it must be bounded again."""
-        w = self.whole
-        end = time.monotonic() + WORST_SHARE * min(w.engine.deadline - time.monotonic(), LONG_S)
-        chosen = worst_neurons(w, w.losses(batch).amax(0))
-        domain = (w.lower, w.upper, w.shape)
-        left = optimise_neurons(
-            w.engine, w.found, domain, chosen, WORST_ITERATIONS, lambda: stopped() or time.monotonic() > end
-        )
-        self.whole = self._engine(None)
-        return left < WORST_GAIN or (self.whole.width, self.whole.space.size) != (w.width, w.space.size)
-
     @torch.no_grad()
     def _settle(self, bounds: DomainBounds, iterations: int, stopped: Callable[[], bool]) -> DomainBounds:
         """The same clauses with engines of their own: bounded where they can hold, and past the crossed parts."""
@@ -162,9 +143,6 @@ class CrossedDomains:
         if self._apart:  # those that are closed come in the same form: only their margins are looked at
             bare = self._engine({})
             parts = [p if p.free.shape[-1] == bare.space.size else self._reduced(p, bare) for p in parts]
-        for i, part in enumerate(parts):
-            at = slice(i, i + 1)
-            self._roots[int(batch.clauses[i])] = DomainBounds(part, margins[at], minimiser[at], closed[at])
         return DomainBounds(DomainBatch.join(parts), margins, minimiser, closed)
 
     def _reduced(self, one: DomainBatch, engine: DomainEngine) -> DomainBatch:
@@ -181,13 +159,15 @@ class CrossedDomains:
             sharing: clauses that share the time.
         """
         w, bounds = self.whole, None
+        if not -float(one.margins[0]) <= NEAR * float(w.losses(one).sum()):
+            return w, None
         found = copied(w.network, w.found)
         time_s = CUT_OFF_SHARE * min(w.engine.deadline - time.monotonic(), LONG_S) / sharing
         end = time.monotonic() + time_s
         engine = w.within(found)
         for _ in range(MOST_ROUNDS):
             before = float(one.margins[0])
-            effort = (CUT_OFF_ITERATIONS, iterations)
+            effort = (CUT_OFF_ITERATIONS, min(iterations, AFTERWARDS))
             engine, bounds = look(engine, found, one, effort, lambda: stopped() or time.monotonic() > end)
             one = bounds.batch
             if bounds.closed[0] or stopped() or time.monotonic() > end:

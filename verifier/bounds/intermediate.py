@@ -8,7 +8,7 @@ Source: Xu et al. 2021, arXiv:2011.13824, section 3.3.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -20,8 +20,6 @@ from verifier.bounds.torch_engine import Enclosed, LazyPlanes, TorchEngine
 from verifier.run import Run
 
 MOST_ITERATIONS = 8
-#: Neurons optimised between two looks at the clock.
-_FEW = 16
 
 
 def optimise_intermediate(
@@ -67,43 +65,6 @@ def optimise_intermediate(
             open_neurons[name] = found.matter(name, engine.open_neurons(name, box))
     found.planes = LazyPlanes(network, box)
     return before - sum(len(found.matter(n, engine.open_neurons(n, box))) for n in network.bounded)
-
-
-def optimise_neurons(
-    engine: TorchEngine,
-    found: Enclosed,
-    domain: tuple[Tensor, Tensor, InputShape | None],
-    chosen: Mapping[str, Tensor],
-    iterations: int,
-    stopped: Callable[[], bool],
-) -> float:
-    """Tighten some neurons of one box in place, in order; returns how much of their width is left.
-
-    Args:
-        domain: lower, upper [1, N_in] and what the input set adds to them.
-        chosen: bounded node -> flat neurons, the most important first.
-    """
-    network, box = engine.network, found.box
-    before = after = 0.0
-    for name in network.bounded:
-        if name not in chosen or network.interval_suffices(name):
-            continue
-        if domain[2] is None and network.interval_is_exact(name):
-            continue
-        open_neurons = {n: found.matter(n, engine.open_neurons(n, box)) for n in network.bounded}
-        space = SlopeSpace(network, box, open_neurons, upto=_first_reader(engine, name))
-        if space.size == 0:
-            continue
-        for part in chosen[name].split(min(_FEW, rows_at_once(engine, space))):
-            if stopped():
-                break
-            before += float((box.upper[name] - box.lower[name]).flatten()[part].sum())
-            value = _ascend(engine, found, space, name, part, domain, iterations, stopped)
-            engine.tighten(name, box, [part], [value])
-            after += float((box.upper[name] - box.lower[name]).flatten()[part].sum())
-        follow(network, box, name)
-    found.planes = LazyPlanes(network, box)
-    return after / before if before > 0 else 1.0
 
 
 def _first_reader(engine: TorchEngine, name: str) -> str:
