@@ -8,7 +8,7 @@ import torch
 from network_cases import dense_net
 from test_crossed_domains import domains_of
 
-from verifier.bounds import domains
+from verifier.bounds import domains, relaxation_costs
 from verifier.bounds.domains import DomainEngine
 from verifier.bounds.slopes import Ascent
 from verifier.bounds.torch_engine import TorchEngine
@@ -28,7 +28,7 @@ def relu_domains(seed: int) -> DomainEngine:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_losses_add_up_to_what_the_bound_is_off_at_its_minimiser(seed, monkeypatch):
-    monkeypatch.setattr(domains, "WIDEST_SHARE", 0.0)
+    monkeypatch.setattr(relaxation_costs, "WIDEST_SHARE", 0.0)
     whole = relu_domains(seed)
     bounds = whole.bound(whole.initial(np.array([0])), 8, lambda: False)
     values = evaluate_all(whole.network.graph, bounds.minimiser)

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from verifier.bounds.backward import Planes, Shortcut, Split
+from verifier.bounds.backward import LinearForm, Planes, Shortcut, Split
 from verifier.bounds.concretize import InputShape
 from verifier.bounds.engine import DomainBounds, FocusedEngine
 from verifier.bounds.interval import Enclosure
+from verifier.bounds.relaxation_costs import costs
 from verifier.bounds.slopes import Ascent, SlopeSpace
 from verifier.bounds.torch_engine import Enclosed, TorchEngine
 from verifier.ops.elementwise import ELEMENTWISE
@@ -28,8 +29,6 @@ STEP_SECONDS = 0.2
 ASCENT_FLOPS = 5e9
 #: Neurons kept per subdomain as candidates for the next split.
 CANDIDATES = 4
-#: Share of the widest gap of a relaxation in its score.
-WIDEST_SHARE = 0.01
 #: Steps that a split subdomain gets of those asked for, and their size: it starts from its parent's
 #: parameters, and further splits soon gain more.
 CHILD_SHARE, CHILD_RATE = 0.5, 0.1
@@ -247,7 +246,6 @@ class DomainEngine:
         limits = self.limits[batch.clause]
         free, beta = batch.free, batch.beta if ascent.splits is not None else None
         if iterations > 1 and self.space.size + (0 if beta is None else 1) > 0:
-
             past: list[Tensor] = []
 
             def stop(value: Tensor) -> bool:
@@ -270,7 +268,7 @@ class DomainEngine:
         margins = value - limits
         best = margins.argmax(1)
         row = torch.arange(len(batch), device=best.device)
-        scores = self._scores(form.visits, planes, ascent.box, best, self.network.values(minimiser[row, best]))
+        scores = self._scores(form, planes, ascent.box, best, minimiser[row, best])
         done = replace(
             batch,
             free=free,
@@ -290,63 +288,18 @@ class DomainEngine:
         value, form, minimiser, planes = ascent.evaluate(batch.free, beta, fixed, rigorous=False, keep_visits=True)
         best = (value - self.limits[batch.clause]).argmax(1)
         row = torch.arange(len(batch), device=best.device)
-        return self._scores(form.visits, planes, ascent.box, best, self.network.values(minimiser[row, best]))
+        return self._scores(form, planes, ascent.box, best, minimiser[row, best])
 
     def _scores(
-        self,
-        visits: Mapping[str, Tensor],
-        planes: Mapping[str, Planes],
-        box: Enclosure,
-        best: Tensor,
-        values: Mapping[str, Tensor],
+        self, form: LinearForm, planes: Mapping[str, Planes], box: Enclosure, best: Tensor, x: Tensor
     ) -> Tensor:
-        """How much of the bound each open neuron's relaxations cost at the minimiser.
-
-        With `values` the network's own at the point where the linear bound is smallest, the costs
-        |A| * |plane - f| of all relaxations add up to all that the bound is below the row there. The
-        widest gaps, which BaBSR's score goes by, only break ties: a neuron may be loose elsewhere.
-        """
-        b = len(best)
-        rows = torch.arange(b, device=best.device)
-        scores = torch.zeros(b, self.width, dtype=self.lower.dtype, device=self.lower.device)
-        for name, a in visits.items():
-            node, plane = self.network.graph[name], planes[name]
-            a = a[rows, best]
-            ends = [(box.lower[i], box.upper[i]) for i in node.inputs]
-            here = self._gaps(plane, best, [values[i] for i in node.inputs], values[name])
-            widest = [torch.zeros_like(gap) for gap in here]
-            if node.op == "Mul":
-                area = (ends[0][1] - ends[0][0]) * (ends[1][1] - ends[1][0]) * 0.25
-                widest = [area, area]
-            else:
-                rule, (low, high) = ELEMENTWISE[node.op], ends[0]
-                for x in (low, rule.split_point(low, high, node), high):
-                    gaps = self._gaps(plane, best, [x], rule.value(x, node))
-                    widest = [torch.maximum(most, gap) for most, gap in zip(widest, gaps, strict=True)]
-            below, above = (gap + WIDEST_SHARE * most for gap, most in zip(here, widest, strict=True))
-            cost = torch.nan_to_num((a.clamp(min=0) * below - a.clamp(max=0) * above).flatten(1), nan=0.0, posinf=1e30)
-            for source in node.inputs:
-                origin, index = self.network.moved.get(source, (source, None))
-                if origin not in self.open:
-                    continue
-                total = cost
-                if index is not None:
-                    total = cost.new_zeros(b, self.network.graph[origin].size).index_add(1, index, cost)
-                scores[:, self.slices[origin]] += total[:, self.open[origin]]
+        """What each open neuron's relaxations cost the rows `best` [B] at points x [B, N_in]: [B, K]."""
+        found = costs(self.network, form.visits, planes, box, best, self.network.values(x))
+        scores = torch.zeros(len(best), self.width, dtype=self.lower.dtype, device=self.lower.device)
+        for name, part in self.slices.items():
+            if name in found:
+                scores[:, part] = found[name][:, self.open[name]]
         return torch.where(self.gather(box.upper) > self.gather(box.lower), scores, 0.0)
-
-    def _gaps(
-        self, plane: Planes, best: Tensor, inputs: Sequence[Tensor], value: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Distances of the best rows' planes below and above from the value at a point, [B, *shape] each."""
-        rows = torch.arange(len(best), device=best.device)
-
-        def at(slopes: Sequence[Tensor], offset: Tensor) -> Tensor:
-            own = [t[:, 0] if t.shape[1] == 1 else t[rows, best] for t in (*slopes, offset)]
-            return sum((slope * x for slope, x in zip(own[:-1], inputs, strict=True)), own[-1])
-
-        below = value - at(plane.lower_slopes, plane.lower_offset)
-        return below.clamp(min=0), (at(plane.upper_slopes, plane.upper_offset) - value).clamp(min=0)
 
     def split_points(self, batch: DomainBatch, neurons: Tensor) -> Tensor:
         """Where to cut neurons [B, k] (positions in K) of the batch, [B, k]."""
