@@ -126,3 +126,11 @@ def test_the_multipliers_are_paid_for_rounding_included(dtype):
                 held = sum(Fraction(float(c)) * v for c, v in zip(rows[0, k], y, strict=True))
                 wanted += exact[r][k] * (held - Fraction(float(limits[k])))
             assert carried + Fraction(float(off[0, r])) <= wanted
+
+
+def test_bounds_that_are_not_finite_say_nothing():
+    whole, _ = setting(1, torch.float64, 1, 0.5)
+    clause = ClauseRows(whole.network, torch.ones(1, 1, 2, dtype=torch.float64), torch.zeros(1).double(), 1.0)
+    value = torch.tensor([[torch.inf, -torch.inf, torch.nan, 0.0]], dtype=torch.float64)
+    multipliers = torch.tensor([[[1.0], [1.0], [1.0], [torch.inf]]], dtype=torch.float64)
+    assert torch.all(clause.less(value, multipliers, whole.root) == -torch.inf)

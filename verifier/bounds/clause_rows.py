@@ -42,9 +42,12 @@ class ClauseRows:
     def less(self, value: Tensor, multipliers: Tensor, box: Enclosure) -> Tensor:
         """Bounds of such rows -> bounds of the rows alone, float64 [1, R], rounded down.
 
-        What was bounded has the products of multipliers and rows rounded, and their sums.
+        What was bounded has the products of multipliers and rows rounded, and their sums. A bound that
+        is not finite says nothing: -inf.
         """
         m, count = (multipliers * self.scale).double(), self.rows.shape[1]
+        sizes = sum(box.magnitude(name).double().sum() for name in self.network.graph.outputs)
         rounding = 2 * gamma(count + 2, self.network.own_unit) * self.reach(box) + 2.0**-48 * self.limits.abs()
         result = value - m @ self.limits - (m @ rounding) * (1 + 2.0**-40)
-        return result - 2.0**-50 * (value.abs() + m @ self.limits.abs())
+        result = result - 2.0**-50 * (value.abs() + m @ self.limits.abs()) - 4 * count * self.network.tiny * sizes
+        return torch.where(torch.isfinite(result), result, -torch.inf)
