@@ -29,8 +29,8 @@ STEP_SECONDS = 0.2
 ASCENT_FLOPS = 5e9
 #: Neurons kept per subdomain as candidates for the next split.
 CANDIDATES = 4
-#: Steps that a split subdomain gets of those asked for, and their size: it starts from its parent's
-#: parameters, and further splits soon gain more.
+#: Steps that a split subdomain of attention gets of those asked for, and their size: it starts from its
+#: parent's parameters, and further splits soon gain more.
 CHILD_SHARE, CHILD_RATE = 0.5, 0.1
 #: An ascent is over once its last steps, this many, gained a smaller share of what is missing.
 STALL_STEPS, STALL_GAIN = 10, 0.01
@@ -247,6 +247,8 @@ class DomainEngine:
         free, beta = batch.free, batch.beta if ascent.splits is not None else None
         if iterations > 1 and self.space.size + (0 if beta is None else 1) > 0:
             past: list[Tensor] = []
+            split = bool((batch.depth > 0).all())
+            patient = split and bool((batch.candidates[:, 0] < 0).any())  # nothing left but to converge
 
             def stop(value: Tensor) -> bool:
                 # A little beyond the limit, so that the rounding terms of the final pass are paid for.
@@ -254,11 +256,11 @@ class DomainEngine:
                 past.append(missing)
                 if stopped() or bool((missing < 0).all()):
                     return True
-                if len(past) <= STALL_STEPS:
+                if patient or len(past) <= STALL_STEPS:
                     return False
                 return bool(((missing < 0) | (past[-1 - STALL_STEPS] - missing < STALL_GAIN * missing)).all())
 
-            if bool((batch.depth > 0).all()):
+            if split and not patient and self.network.shortcuts:
                 steps = max(2, int(CHILD_SHARE * iterations))
                 free, beta = ascent.run(free, beta, steps, stop, CHILD_RATE)
             else:
