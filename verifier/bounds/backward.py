@@ -16,6 +16,9 @@ from torch import Tensor
 from verifier.bounds.curvature import Curvature
 from verifier.bounds.interval import Enclosure
 from verifier.bounds.network import Network
+from verifier.bounds.partition import common_part
+from verifier.bounds.product_step import FreeProduct
+from verifier.bounds.relax_step import RelaxStep, dot
 from verifier.bounds.rounding import gamma
 from verifier.bounds.row_map import RowMap
 from verifier.ops.elementwise import ELEMENTWISE
@@ -85,50 +88,6 @@ def relax(network: Network, box: Enclosure, name: str, free: tuple[Tensor, Tenso
     return Planes((lines.slope_lower,), lines.offset_lower, (lines.slope_upper,), lines.offset_upper)
 
 
-class RelaxStep(torch.autograd.Function):
-    """(A, planes) -> A per input and the offset, choosing the lower plane where A >= 0.
-
-    One Function instead of a chain of elementwise operations keeps only A for the gradient.
-    """
-
-    @staticmethod
-    def forward(ctx, coeffs, lower_slope, lower_offset, upper_slope, upper_offset):  # type: ignore[no-untyped-def]
-        positive = coeffs.clamp(min=0)
-        negative = coeffs.clamp(max=0)
-        ctx.save_for_backward(coeffs, lower_slope, lower_offset, upper_slope, upper_offset)
-        result = positive * lower_slope + negative * upper_slope
-        offset = dot(positive, lower_offset) + dot(negative, upper_offset)
-        return result, offset
-
-    @staticmethod
-    def backward(ctx, grad_result, grad_offset):  # type: ignore[no-untyped-def]
-        coeffs, lower_slope, lower_offset, upper_slope, upper_offset = ctx.saved_tensors
-        at_least = coeffs >= 0
-        g = grad_offset.to(coeffs.dtype).reshape(*grad_offset.shape, *([1] * (coeffs.ndim - 2)))
-        grad_coeffs = None
-        if ctx.needs_input_grad[0]:
-            grad_coeffs = grad_result * torch.where(at_least, lower_slope, upper_slope)
-            grad_coeffs = grad_coeffs + g * torch.where(at_least, lower_offset, upper_offset)
-        positive, negative = coeffs.clamp(min=0), coeffs.clamp(max=0)
-        grads = []
-        for index, (part, factor) in enumerate(
-            ((positive, grad_result), (positive, g), (negative, grad_result), (negative, g)), start=1
-        ):
-            shape = ctx.saved_tensors[index].shape
-            grads.append((part * factor).sum_to_size(shape) if ctx.needs_input_grad[index] else None)
-        return grad_coeffs, *grads
-
-
-def dot(coeffs: Tensor, offset: Tensor) -> Tensor:
-    """sum(coeffs * offset) over the node's axes in float64; infinite offsets count only where used."""
-    product = coeffs * offset
-    flat = product.flatten(2)
-    total = flat.sum(-1, dtype=torch.float64)
-    if torch.isfinite(total).all():
-        return total
-    return torch.where(coeffs == 0, 0.0, product).flatten(2).sum(-1, dtype=torch.float64)
-
-
 @dataclass
 class Sums:
     """What rows collected on their way, float64 [B, S] each; rounding of `offset` scales with `magnitude`."""
@@ -166,6 +125,7 @@ def backward(
     keep_visits: bool = False,
     rigorous: bool = True,
     shortcuts: Mapping[str, Shortcut] | None = None,
+    products: Mapping[str, FreeProduct] | None = None,
 ) -> LinearForm:
     """Carry rows back to the inputs.
 
@@ -176,10 +136,11 @@ def backward(
         splits: half-spaces known to hold, with multipliers.
         rigorous: False leaves `error` at 0 (inside an optimisation loop; never for a claim).
         shortcuts: ready-made maps across parts of the network, made from the same box and planes.
+        products: products without planes; never for a claim.
     """
     visits: dict[str, Tensor] | None = {} if keep_visits else None
     known = {} if shortcuts is None else shortcuts  # not `or`: an empty one fills itself as rows pass
-    domain = _Domain(network, box, planes, splits or {}, known, rigorous)
+    domain = _Domain(network, box, planes, splits or {}, known, rigorous, {} if rigorous else products or {})
     coeffs, sums = _carry(domain, start, frozenset(network.graph.inputs), visits)
     b, s = sums.offset.shape
     parts = []
@@ -210,6 +171,7 @@ class _Domain:
     splits: Mapping[str, Split]
     shortcuts: Mapping[str, Shortcut]
     rigorous: bool
+    products: Mapping[str, FreeProduct]
 
 
 def _carry(
@@ -251,7 +213,15 @@ def _carry(
             for source, part in zip(node.inputs, rule.transpose(at, a.flatten(0, 1)), strict=True):
                 add(source, part.reshape(b, s, *part.shape[1:]))
             continue
+        if name in domain.products:
+            *both, term = domain.products[name].step(a)
+            for source, part in zip(node.inputs, both, strict=True):
+                add(source, part)
+            sums.constant(term)
+            continue
         plane = domain.planes[name]
+        if name in network.partitions:
+            a = _recentre(domain, name, a, sums)
         if visits is not None:
             visits[name] = a
         if len(node.inputs) == 1:
@@ -283,6 +253,25 @@ def _arrive(domain: _Domain, name: str, a: Tensor, sums: Sums) -> Tensor:
             sums.error = sums.error + 4 * network.own_unit * weigh(split.multiplier, size)
     if domain.rigorous:
         sums.error = sums.error + weigh(a.abs(), element_slack(network, name, domain.box, domain.planes))
+    return a
+
+
+def _recentre(domain: _Domain, name: str, a: Tensor, sums: Sums) -> Tensor:
+    """Move what the coefficients on weights that sum to one have in common into the offset.
+
+    The weights meant are those of exact arithmetic, which the planes bound, too; how far the deployed
+    program's are from them was charged with the rows as they arrived.
+    """
+    box, unit = domain.box, domain.network.own_unit
+    mu = common_part(a, box.upper[name] - box.lower[name])
+    flat = mu.flatten(2).double()
+    sums.offset, sums.magnitude = sums.offset + flat.sum(-1), sums.magnitude + flat.abs().sum(-1)
+    a = a - mu
+    if domain.rigorous:
+        plane = domain.planes[name]
+        offsets = torch.maximum(plane.lower_offset.abs(), plane.upper_offset.abs())
+        size = box.magnitude(name).unsqueeze(1) + offsets  # [B, 1 or S, *shape]
+        sums.error = sums.error + 8 * unit * weigh(a.abs(), size.squeeze(1) if size.shape[1] == 1 else size)
     return a
 
 
@@ -341,7 +330,7 @@ class Shortcut:
         node = network.graph[name]
         unit = torch.eye(node.size, dtype=network.dtype, device=network.device)
         both = torch.cat([unit, -unit]).reshape(1, 2 * node.size, *node.shape)
-        coeffs, sums = _carry(_Domain(network, box, planes, {}, {}, True), {name: both}, stop)
+        coeffs, sums = _carry(_Domain(network, box, planes, {}, {}, True, {}), {name: both}, stop)
         matrices = {source: rows.flatten(2)[0] for source, rows in coeffs.items()}
         offset, error, magnitude = (t.reshape(2, node.size) for t in (sums.offset, sums.error, sums.magnitude))
         return Shortcut.of(network, box, matrices, offset, error, magnitude)

@@ -6,6 +6,7 @@ of all bounded nodes, K in all. Shape letters: B subdomains, S rows of a clause,
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -13,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from verifier.bounds.backward import Planes, Shortcut, Split
+from verifier.bounds.backward import LinearForm, Planes, Shortcut, Split
 from verifier.bounds.concretize import InputShape
 from verifier.bounds.engine import DomainBounds, FocusedEngine
 from verifier.bounds.interval import Enclosure
+from verifier.bounds.relaxation_costs import costs
 from verifier.bounds.slopes import Ascent, SlopeSpace
 from verifier.bounds.torch_engine import Enclosed, TorchEngine
 from verifier.ops.elementwise import ELEMENTWISE
@@ -27,6 +29,11 @@ STEP_SECONDS = 0.2
 ASCENT_FLOPS = 5e9
 #: Neurons kept per subdomain as candidates for the next split.
 CANDIDATES = 4
+#: Steps that a split subdomain of attention gets of those asked for, and their size: it starts from its
+#: parent's parameters, and further splits soon gain more.
+CHILD_SHARE, CHILD_RATE = 0.5, 0.1
+#: An ascent is over once its last steps, this many, gained a smaller share of what is missing.
+STALL_STEPS, STALL_GAIN = 10, 0.01
 
 
 @dataclass(frozen=True)
@@ -136,6 +143,14 @@ class DomainEngine:
         self._base = Enclosure(dict(self.root.lower), dict(self.root.upper), self.root.slack)
         self._move(self._base, set(self.network.bounded) - self.open.keys())
 
+    def within(self, found: Enclosed) -> DomainEngine:
+        """The same with tighter bounds; batches of either are batches of the other."""
+        inner = copy.copy(self)
+        inner.found, inner.root = found, found.box
+        inner._base = Enclosure(dict(found.box.lower), dict(found.box.upper), found.box.slack)
+        inner._move(inner._base, set(self.network.bounded) - self.open.keys())
+        return inner
+
     def gather(self, values: dict[str, Tensor]) -> Tensor:
         """name -> [B, *shape] restricted to the open neurons, [B, K]."""
         parts = [values[n].flatten(1)[:, e] for n, e in self.open.items()]
@@ -231,19 +246,31 @@ class DomainEngine:
         limits = self.limits[batch.clause]
         free, beta = batch.free, batch.beta if ascent.splits is not None else None
         if iterations > 1 and self.space.size + (0 if beta is None else 1) > 0:
+            past: list[Tensor] = []
+            split = bool((batch.depth > 0).all())
+            patient = split and bool((batch.candidates[:, 0] < 0).any())  # nothing left but to converge
 
             def stop(value: Tensor) -> bool:
                 # A little beyond the limit, so that the rounding terms of the final pass are paid for.
-                enough = limits + 1e-4 * (1 + limits.abs())
-                return stopped() or bool((value > enough).any(1).all())
+                missing = (limits + 1e-4 * (1 + limits.abs()) - value).amin(1)
+                past.append(missing)
+                if stopped() or bool((missing < 0).all()):
+                    return True
+                if patient or len(past) <= STALL_STEPS:
+                    return False
+                return bool(((missing < 0) | (past[-1 - STALL_STEPS] - missing < STALL_GAIN * missing)).all())
 
-            free, beta = ascent.run(free, beta, iterations, stop)
+            if split and not patient and self.network.shortcuts:
+                steps = max(2, int(CHILD_SHARE * iterations))
+                free, beta = ascent.run(free, beta, steps, stop, CHILD_RATE)
+            else:
+                free, beta = ascent.run(free, beta, iterations, stop)
         fixed = self.space.fixed_planes(ascent.box)
         value, form, minimiser, planes = ascent.evaluate(free, beta, fixed, rigorous=True, keep_visits=True)
         margins = value - limits
         best = margins.argmax(1)
-        scores = self._scores(form.visits, planes, ascent.box, best)
         row = torch.arange(len(batch), device=best.device)
+        scores = self._scores(form, planes, ascent.box, best, minimiser[row, best])
         done = replace(
             batch,
             free=free,
@@ -256,58 +283,25 @@ class DomainEngine:
 
     @torch.no_grad()
     def losses(self, batch: DomainBatch) -> Tensor:
-        """What the relaxations of what each open neuron feeds may cost the best row, [B, K]."""
+        """What the relaxations of what each open neuron feeds cost the best row, [B, K]."""
         ascent = self.ascent(batch)
         beta = batch.beta if ascent.splits is not None else None
         fixed = self.space.fixed_planes(ascent.box)
-        value, form, _, planes = ascent.evaluate(batch.free, beta, fixed, rigorous=False, keep_visits=True)
+        value, form, minimiser, planes = ascent.evaluate(batch.free, beta, fixed, rigorous=False, keep_visits=True)
         best = (value - self.limits[batch.clause]).argmax(1)
-        return self._scores(form.visits, planes, ascent.box, best)
+        row = torch.arange(len(batch), device=best.device)
+        return self._scores(form, planes, ascent.box, best, minimiser[row, best])
 
-    def _scores(self, visits: Mapping[str, Tensor], planes: dict[str, Planes], box: Enclosure, best: Tensor) -> Tensor:
-        """How much of the bound each open neuron's relaxation costs at most: |A| times the widest gap.
-
-        For a relu with A < 0 this is A * u l / (u - l), the intercept score of BaBSR and kFSB.
-        """
-        b = len(best)
-        rows = torch.arange(b, device=best.device)
-        scores = torch.zeros(b, self.width, dtype=self.lower.dtype, device=self.lower.device)
-        for name, a in visits.items():
-            node, plane = self.network.graph[name], planes[name]
-            a = a[rows, best]
-            lower_gap, upper_gap = self._gaps(name, plane, box, best)
-            cost = a.clamp(min=0) * lower_gap - a.clamp(max=0) * upper_gap
-            cost = torch.nan_to_num(cost.flatten(1), nan=0.0, posinf=1e30)
-            for source in node.inputs:
-                origin, index = self.network.moved.get(source, (source, None))
-                if origin not in self.open:
-                    continue
-                total = cost
-                if index is not None:
-                    total = cost.new_zeros(b, self.network.graph[origin].size).index_add(1, index, cost)
-                scores[:, self.slices[origin]] += total[:, self.open[origin]]
+    def _scores(
+        self, form: LinearForm, planes: Mapping[str, Planes], box: Enclosure, best: Tensor, x: Tensor
+    ) -> Tensor:
+        """What each open neuron's relaxations cost the rows `best` [B] at points x [B, N_in]: [B, K]."""
+        found = costs(self.network, form.visits, planes, box, best, self.network.values(x))
+        scores = torch.zeros(len(best), self.width, dtype=self.lower.dtype, device=self.lower.device)
+        for name, part in self.slices.items():
+            if name in found:
+                scores[:, part] = found[name][:, self.open[name]]
         return torch.where(self.gather(box.upper) > self.gather(box.lower), scores, 0.0)
-
-    def _gaps(self, name: str, plane: Planes, box: Enclosure, best: Tensor) -> tuple[Tensor, Tensor]:
-        """Largest distance of each plane from the function, sampled at the ends and the split point."""
-        node = self.network.graph[name]
-        rows = torch.arange(len(best), device=best.device)
-
-        def own(t: Tensor) -> Tensor:
-            return t[:, 0] if t.shape[1] == 1 else t[rows, best]
-
-        ends = [(box.lower[i], box.upper[i]) for i in node.inputs]
-        if node.op == "Mul":
-            area = (ends[0][1] - ends[0][0]) * (ends[1][1] - ends[1][0]) * 0.25
-            return area, area
-        rule = ELEMENTWISE[node.op]
-        low, high = ends[0]
-        lower_gap = upper_gap = torch.zeros_like(low)
-        for x in (low, rule.split_point(low, high, node), high):
-            y = rule.value(x, node)
-            lower_gap = torch.maximum(lower_gap, y - (own(plane.lower_slopes[0]) * x + own(plane.lower_offset)))
-            upper_gap = torch.maximum(upper_gap, own(plane.upper_slopes[0]) * x + own(plane.upper_offset) - y)
-        return lower_gap, upper_gap
 
     def split_points(self, batch: DomainBatch, neurons: Tensor) -> Tensor:
         """Where to cut neurons [B, k] (positions in K) of the batch, [B, k]."""

@@ -8,19 +8,18 @@ Source: Xu et al. 2021, arXiv:2011.13824, section 3.3.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from verifier.bounds.concretize import InputShape
+from verifier.bounds.interval import follow
 from verifier.bounds.slopes import Ascent, SlopeSpace
 from verifier.bounds.torch_engine import Enclosed, LazyPlanes, TorchEngine
 from verifier.run import Run
 
-MOST_ITERATIONS = 20
-#: Neurons optimised between two looks at the clock.
-_FEW = 16
+MOST_ITERATIONS = 8
 
 
 def optimise_intermediate(
@@ -55,52 +54,17 @@ def optimise_intermediate(
         space = SlopeSpace(network, box, open_neurons, upto=_first_reader(engine, name))
         if space.size == 0:
             continue
-        values, parts = [], neurons.split(_rows_at_once(engine, space))
+        values, parts = [], neurons.split(rows_at_once(engine, space))
         for part in parts:
             if time.monotonic() > end or run.stopped():
                 break
             values.append(_ascend(engine, found, space, name, part, (lower, upper, shape), iterations, run.stopped))
         if values:
             engine.tighten(name, box, parts[: len(values)], values)
+            follow(network, box, name)
             open_neurons[name] = found.matter(name, engine.open_neurons(name, box))
     found.planes = LazyPlanes(network, box)
     return before - sum(len(found.matter(n, engine.open_neurons(n, box))) for n in network.bounded)
-
-
-def optimise_neurons(
-    engine: TorchEngine,
-    found: Enclosed,
-    domain: tuple[Tensor, Tensor, InputShape | None],
-    chosen: Mapping[str, Tensor],
-    iterations: int,
-    stopped: Callable[[], bool],
-) -> float:
-    """Tighten some neurons of one box in place, in order; returns how much of their width is left.
-
-    Args:
-        domain: lower, upper [1, N_in] and what the input set adds to them.
-        chosen: bounded node -> flat neurons, the most important first.
-    """
-    network, box = engine.network, found.box
-    before = after = 0.0
-    for name in network.bounded:
-        if name not in chosen or network.interval_suffices(name):
-            continue
-        if domain[2] is None and network.interval_is_exact(name):
-            continue
-        open_neurons = {n: found.matter(n, engine.open_neurons(n, box)) for n in network.bounded}
-        space = SlopeSpace(network, box, open_neurons, upto=_first_reader(engine, name))
-        if space.size == 0:
-            continue
-        for part in chosen[name].split(min(_FEW, _rows_at_once(engine, space))):
-            if stopped():
-                break
-            before += float((box.upper[name] - box.lower[name]).flatten()[part].sum())
-            value = _ascend(engine, found, space, name, part, domain, iterations, stopped)
-            engine.tighten(name, box, [part], [value])
-            after += float((box.upper[name] - box.lower[name]).flatten()[part].sum())
-    found.planes = LazyPlanes(network, box)
-    return after / before if before > 0 else 1.0
 
 
 def _first_reader(engine: TorchEngine, name: str) -> str:
@@ -110,7 +74,8 @@ def _first_reader(engine: TorchEngine, name: str) -> str:
     return next(n for n in engine.network.relaxed if n in later)
 
 
-def _rows_at_once(engine: TorchEngine, space: SlopeSpace) -> int:
+def rows_at_once(engine: TorchEngine, space: SlopeSpace) -> int:
+    """Neurons bounded at once, each with its own parameters of the space, within the memory ceiling."""
     nodes = [engine.network.graph[s.name].size for s in space.segments]
     per_row = 16 * sum(nodes) * torch.finfo(engine.dtype).bits // 8
     return max(1, engine.memory_bytes // (2 * per_row))

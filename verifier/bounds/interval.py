@@ -46,6 +46,9 @@ class Enclosure:
         self.upper[name] = torch.fmin(self.upper[name], upper)
 
 
+#: linear nodes that only move data
+_MOVES = ("Reshape", "Transpose", "Select")
+
 Refine = Callable[[str, Enclosure], None]
 
 
@@ -81,6 +84,19 @@ def propagate(
             if refine is not None:
                 refine(name, box)
     return box
+
+
+def follow(network: Network, box: Enclosure, name: str) -> None:
+    """Carry tighter bounds of a node on: to nodes that move its data, and across elementwise functions."""
+    changed = {name}
+    for node in network.order:
+        if changed.isdisjoint(node.inputs) or not (node.op in _MOVES or node.op in ELEMENTWISE):
+            continue
+        low, high, slack = box.lower[node.name], box.upper[node.name], box.slack[node.name]
+        _bound_node(network, node, box)
+        box.tighten(node.name, low, high)
+        box.slack[node.name] = slack
+        changed.add(node.name)
 
 
 def _bound_node(network: Network, node: Node, box: Enclosure) -> None:

@@ -30,6 +30,7 @@ class Network:
         graph: linear, elementwise and Mul nodes only.
         order: nodes in evaluation order, Input nodes left out.
         relaxed: names of the elementwise and Mul nodes, in order.
+        partitions: relaxed nodes whose last axis sums to one.
         bounded: names of the nodes whose bounds decide relaxations ("pre-activations"), in order:
             what relaxed nodes read, followed back through nodes that only move data.
         moved: what a relaxed node reads through moves -> (bounded node, its flat index per element).
@@ -53,6 +54,7 @@ class Network:
             if node.op not in LINEAR and node.op not in ELEMENTWISE and node.op != "Mul":
                 raise UnsupportedOperator(node.op, node.name, "no bound engine has a rule for it")
         self.relaxed = tuple(n.name for n in self.order if n.op not in LINEAR)
+        self.partitions = frozenset(n.name for n in self.order if n.attrs.get("sums_to_one"))
         read = {i for name in self.relaxed for i in self.graph[name].inputs}
         self.moved: dict[str, tuple[str, Tensor]] = {}
         for name in read:
@@ -91,6 +93,10 @@ class Network:
 
     def evaluate(self, flat: Tensor, *, surrogate: bool = False) -> Tensor:
         """Outputs [B, N_out] at points [B, N_in], differentiable; `surrogate` gradients help attacks over jumps."""
+        return self.join_outputs(self.values(flat, surrogate=surrogate))
+
+    def values(self, flat: Tensor, *, surrogate: bool = False) -> dict[str, Tensor]:
+        """The values of all nodes [B, *shape] at points [B, N_in]; see `evaluate`."""
         values = self.split_inputs(flat)
         for node in self.order:
             inputs = [values[i] for i in node.inputs]
@@ -98,7 +104,7 @@ class Network:
                 values[node.name] = ELEMENTWISE[node.op].surrogate(inputs[0], node)
             else:
                 values[node.name] = self.node_value(node, inputs)
-        return self.join_outputs(values)
+        return values
 
     def node_value(self, node: Node, inputs: list[Tensor]) -> Tensor:
         """One node's value from its inputs' values."""

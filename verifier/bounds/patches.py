@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from verifier.bounds.backward import LinearForm, Planes, RelaxStep, Sums, dot, element_slack, weigh
+from verifier.bounds.backward import LinearForm, Planes, Sums, element_slack, weigh
 from verifier.bounds.concretize import concretize
 from verifier.bounds.interval import Enclosure
 from verifier.bounds.network import Network
+from verifier.bounds.relax_step import RelaxStep, dot
 from verifier.graph.ir import Node
 from verifier.ops.elementwise import ELEMENTWISE
 

@@ -8,16 +8,18 @@ Source: Xu et al. 2021, arXiv:2011.13824 (alpha); Wang et al. 2021, arXiv:2103.0
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from verifier.bounds.backward import LinearForm, Planes, Shortcut, backward, relax
-from verifier.bounds.concretize import InputShape, concretize
+from verifier.bounds.clause_rows import ClauseRows
+from verifier.bounds.concretize import InputShape, climb, concretize
 from verifier.bounds.interval import Enclosure
 from verifier.bounds.network import Network
+from verifier.bounds.product_step import FreeProduct
 from verifier.ops.elementwise import ELEMENTWISE
 
 
@@ -56,7 +58,7 @@ class SlopeSpace:
                 continue
             node = network.graph[name]
             if node.op == "Mul":
-                free = (True, True)
+                free = (True, False)  # one serves both planes, since a row meets only one of them
             else:
                 rule = ELEMENTWISE[node.op]
                 free = (rule.free_lower, rule.free_upper)
@@ -86,20 +88,52 @@ class SlopeSpace:
                     flat[:, 0, chosen] = value.reshape(b, -1)[:, segment.elements]
         return flat
 
-    def planes(self, box: Enclosure, free: Tensor, fixed: dict[str, Planes]) -> dict[str, Planes]:
+    def planes(self, box: Enclosure, free: Tensor, fixed: Mapping[str, Planes]) -> dict[str, Planes]:
         """Planes under parameters free [B, S, F]; nodes without parameters come from `fixed`."""
-        planes = dict(fixed)
+        found = dict(fixed)
+        for name, lower, upper in self._parameters(free):
+            found[name] = relax(self.network, box, name, (lower, upper))
+        return found
+
+    def climbing(
+        self, box: Enclosure, free: Tensor, fixed: Mapping[str, Planes]
+    ) -> tuple[dict[str, Planes], dict[str, FreeProduct]]:
+        """`planes` for an ascent, with products apart in the form that it passes fastest."""
+        found, products = dict(fixed), {}
+        for name, lower, upper in self._parameters(free):
+            node = self.network.graph[name]
+            if node.op == "Mul":
+                x, y = ((box.lower[i].unsqueeze(1), box.upper[i].unsqueeze(1)) for i in node.inputs)
+                products[name] = FreeProduct(lower, x, y)
+            else:
+                found[name] = relax(self.network, box, name, (lower, upper))
+        return found, products
+
+    def _parameters(self, free: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Nodes with the parameters of their lower and upper planes out of free [B, S, F].
+
+        [B, S, *shape], or of one element where there are none; a product's serve both planes.
+        """
         b, s = free.shape[:2]
+        parts = iter(free.split(self._widths, dim=2))  # one gradient for all, where slices would give one each
         for segment in self.segments:
             node = self.network.graph[segment.name]
             pair = []
             for chosen in (segment.lower, segment.upper):
-                full = torch.full((b, s, node.size), 0.5, dtype=free.dtype, device=free.device)
-                if chosen is not None:
-                    full = full.index_copy(2, segment.elements, free[:, :, chosen])
+                if chosen is None:
+                    pair.append(free.new_full((1, 1, *(1 for _ in node.shape)), 0.5))
+                    continue
+                full = next(parts)
+                if len(segment.elements) < node.size:
+                    full = free.new_full((b, s, node.size), 0.5).index_copy(2, segment.elements, full)
                 pair.append(full.reshape(b, s, *node.shape))
-            planes[segment.name] = relax(self.network, box, segment.name, (pair[0], pair[1]))
-        return planes
+            yield segment.name, pair[0], pair[0 if node.op == "Mul" else 1]
+
+    @property
+    def _widths(self) -> list[int]:
+        """Lengths of the pieces of the flat axis, in order."""
+        pieces = (chosen for segment in self.segments for chosen in (segment.lower, segment.upper))
+        return [chosen.stop - chosen.start for chosen in pieces if chosen is not None]
 
     def part_of(self, other: SlopeSpace, free: Tensor) -> Tensor:
         """These parameters out of those [..., F_other] of a space that has them all."""
@@ -146,6 +180,7 @@ class Ascent:
         splits: maps multipliers [B, S, K] to what `backward` takes, or None without splits.
         stop: says from the current bounds [B, S] whether to end early.
         shortcuts: maps across relaxed nodes that the space leaves out.
+        clause: what the rows are bounded under, with the multipliers [B, S, its rows].
     """
 
     network: Network
@@ -158,24 +193,35 @@ class Ascent:
     splits: Callable[[Tensor], dict] | None = None
     upto: str | None = None
     shortcuts: Mapping[str, Shortcut] | None = None
+    clause: ClauseRows | None = None
 
     def evaluate(
         self, free: Tensor, beta: Tensor | None, fixed: dict[str, Planes], *, rigorous: bool, keep_visits: bool = False
     ) -> tuple[Tensor, LinearForm, Tensor, dict[str, Planes]]:
-        """Lower bounds [B, S], their form, the minimisers and the planes used."""
-        planes = self.space.planes(self.box, free, fixed)
+        """Lower bounds [B, S], their form, the minimisers and the planes used (all, if visits are kept)."""
         splits = self.splits(beta) if self.splits is not None and beta is not None else None
+        products: dict[str, FreeProduct] = {}
+        if rigorous or keep_visits:
+            planes = self.space.planes(self.box, free, fixed)
+        else:
+            planes, products = self.space.climbing(self.box, free, fixed)
         form = backward(
             self.network,
-            self.start,
+            self.start if self.clause is None or beta is None else self.clause.added(self.start, beta),
             self.box,
             planes,
             splits,
             rigorous=rigorous,
             keep_visits=keep_visits,
             shortcuts=self.shortcuts,
+            products=products,
         )
-        value, minimiser = concretize(form, self.lower, self.upper, self.shape)
+        if rigorous or self.shape is not None:
+            value, minimiser = concretize(form, self.lower, self.upper, self.shape)
+        else:
+            value, minimiser = climb(form, self.lower, self.upper)
+        if self.clause is not None and beta is not None:
+            value = self.clause.less(value, beta, self.box)
         return value, form, minimiser, planes
 
     def run(

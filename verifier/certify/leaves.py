@@ -227,6 +227,8 @@ class Leaves:
             batch = replace(batch, low=torch.maximum(batch.low, low), high=torch.minimum(batch.high, high))
             # Both bounds hold, so a subdomain in which they exclude each other holds no input.
             batch = batch.select(~(batch.low > batch.high).any(1))
+            if len(batch) == 0:  # splitting no rows gives one part without any
+                continue
             for part in torch.arange(len(batch), device=batch.low.device).split(self.at_once):
                 if stopped():
                     self.frontier.put(batch.select(part))

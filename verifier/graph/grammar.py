@@ -24,6 +24,7 @@ Rounded in the deployed program, but linear: any of the above may carry
     bias_magnitude (array like bias/shift: |terms| summed before cancellation).
 Any node may carry deployed_error: a number that replaces the operator's own allowance for the
 deployed program's rounding (0 for helper nodes that the program does not have).
+Reciprocal may carry sums_to_one: in exact arithmetic the last axis does, as a softmax's weights.
 Elementwise nonlinear (x)
     Relu, LeakyRelu (alpha), PRelu (slope, broadcasts), Elu (alpha), Selu (alpha, gamma), Celu (alpha),
     Clip (lower, upper; arrays or +-inf), HardSigmoid (alpha, beta), HardSwish,
@@ -81,9 +82,10 @@ OPERATORS: dict[str, OperatorForm] = {
         op: OperatorForm("unary", 1)
         for op in (
             *("Relu", "HardSwish", "Sigmoid", "Tanh", "Atan", "Erf", "Softplus", "Softsign", "Silu", "Exp", "Log"),
-            *("Sqrt", "Reciprocal", "Abs", "Sign", "Floor", "Ceil", "Round", "Sin", "Cos"),
+            *("Sqrt", "Abs", "Sign", "Floor", "Ceil", "Round", "Sin", "Cos"),
         )
     },
+    "Reciprocal": OperatorForm("unary", 1, (), ("sums_to_one",)),
     "LeakyRelu": OperatorForm("unary", 1, ("alpha",)),
     "PRelu": OperatorForm("unary", 1, ("slope",)),
     "Elu": OperatorForm("unary", 1, ("alpha",)),

@@ -67,7 +67,10 @@ def _softmax(builder: GraphBuilder, node: Node, x: str, shape: tuple[int, ...], 
     # Deployed: exp(x_i - m) / sum_j exp(x_j - m). With t_j = m - x_j >= 0 each term e^-t has error
     # (t + 6) u e^-t, and t e^-t <= 0.37, so the quotient's absolute error is below (2k + 16) u.
     unit = 2.0**-24 if dtype == "float32" else 2.0**-53
-    p = builder.add("Reciprocal", (s,), total_shape, f"{node.name}/moved", deployed_error=(2 * k + 16) * unit)
+    allowance = (2 * k + 16) * unit
+    p = builder.add(
+        "Reciprocal", (s,), total_shape, f"{node.name}/moved", deployed_error=allowance, sums_to_one=True
+    )
     if axis == len(shape) - 1:
         return p
     perm = list(range(len(shape) - 1))
