@@ -27,8 +27,8 @@ def costs(
     """Bounded node -> [B, size]: what the relaxations that read each element cost the row `best` [B].
 
     With `values` the network's own at the point where the bound is smallest, |A| * |plane - f| summed
-    over all relaxations is all that the bound is below the row there. The widest gaps, which the scores
-    of BaBSR and kFSB go by, only break ties: a relaxation may be loose far from that point.
+    over all relaxations is all that the bound of an unsplit box is below the row there. The widest gaps,
+    which the scores of BaBSR and kFSB go by, only break ties: a relaxation may be loose far from that point.
 
     Args:
         visits: coefficients A that arrived at relaxed nodes, [B, S, *shape]; planes: what they met.
@@ -38,7 +38,10 @@ def costs(
     found: dict[str, Tensor] = {}
     for name, coeffs in visits.items():
         node, plane, a = network.graph[name], planes[name], coeffs[rows, best]
-        here = _gaps(plane, best, [values[i] for i in node.inputs], values[name])
+        # The point may break splits made before: what they made exact costs nothing more.
+        at = [values[i].clamp(box.lower[i], box.upper[i]) for i in node.inputs]
+        value = at[0] * at[1] if node.op == "Mul" else ELEMENTWISE[node.op].value(at[0], node)
+        here = _gaps(plane, best, at, value)
         below, above = (
             gap + WIDEST_SHARE * most for gap, most in zip(here, _widest(network, name, plane, box, best), strict=True)
         )
