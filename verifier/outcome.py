@@ -22,6 +22,7 @@ class StopReason(Enum):
     TIME_LIMIT = "the time limit was reached"
     INTERRUPTED = "interrupted by the user"
     NO_PROGRESS = "every open subdomain is too small to split further"
+    NO_SEARCH = "bounds of the whole input set do not decide it, and no search was asked for"
     REPLAY_FAILED = "violations found by the analysis vanish in ONNX Runtime"
     UNSUPPORTED = "no engine can bound this network"
     GAP_REACHED = "proof and counterexample are as close as asked"

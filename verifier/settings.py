@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from verifier.errors import SpecError
 from verifier.outcome import Soundness
 
-EFFORTS = ("quick", "default", "thorough")
+EFFORTS = ("bounds", "slopes", "search")
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Settings:
         device: "cpu" or "cuda"; a missing device is an error.
         threads: CPU threads, None for all.
         soundness: "float32" (the deployed program, implies real arithmetic) or "real".
-        effort: "quick" stops after the bounds of the whole input set; "thorough" spends more on
-            bounds before it splits.
+        effort: "bounds" stops after default bounds of the whole input set, "slopes" after optimised ones;
+            "search" splits it.
         engine: "auto", "native" or "torch".
         seed: of every random choice.
     """
@@ -29,7 +29,7 @@ class Settings:
     device: str = "cpu"
     threads: int | None = None
     soundness: str = "float32"
-    effort: str = "default"
+    effort: str = "search"
     engine: str = "auto"
     seed: int = 0
 

@@ -144,3 +144,25 @@ def test_empty_sets_and_falsify_only():
     assert falsify(graph, impossible, Settings(timeout_s=1)).verdict is Verdict.TIMEOUT
     cancelled = verify(graph, impossible, Settings(timeout_s=5), cancel=lambda: True)
     assert cancelled.reason in (StopReason.INTERRUPTED, StopReason.PROVED_BY_SEARCH)
+
+
+@pytest.mark.parametrize("few_inputs", (True, False))
+@pytest.mark.parametrize("engine", ("native", "torch"))
+def test_effort_ends_before_the_search(engine, few_inputs, monkeypatch):
+    monkeypatch.setattr("verifier.search.strategy.FEW_INPUTS", 12 if few_inputs else 0)
+    graph = dense_net("Relu", 3, (3, 8, 2))
+    center = np.random.default_rng(3).standard_normal(3)
+    lower, upper, row = center - 0.7, center + 0.7, np.array([1.0, -1.0])
+    exact = exact_minimum(graph, lower, upper, row)
+
+    def answer(effort, limit):
+        asked = question(graph, lower, upper, (below(row, limit),))
+        return verify(graph, asked, Settings(timeout_s=60, engine=engine, effort=effort))
+
+    for effort in ("bounds", "slopes"):
+        report = answer(effort, exact - 1e-3)
+        assert (report.verdict, report.reason) == (Verdict.UNKNOWN, StopReason.NO_SEARCH)
+        report = answer(effort, exact - 100)
+        assert (report.verdict, report.reason) == (Verdict.UNSAT, StopReason.PROVED_BY_BOUNDS)
+        assert answer(effort, exact + 1e-2).verdict is Verdict.SAT
+    assert answer("search", exact - 1e-3).verdict is Verdict.UNSAT

@@ -35,7 +35,7 @@ class SweepSettings:
         workers: processes at a time.
         threads: CPU threads of each.
         timeout_cap_s: upper limit on every instance's own limit; None for none.
-        analysis: further fields of verifier.settings.Settings (device, soundness, seed).
+        analysis: further fields of verifier.settings.Settings (device, soundness, effort, ...).
         command: the worker program; tests replace it.
     """
 

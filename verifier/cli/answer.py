@@ -35,9 +35,12 @@ def analysis_settings(args: argparse.Namespace) -> Any:
     timeout_s = args.timeout
     if timeout_s is not None:
         timeout_s = max(timeout_s - (time.monotonic() - args.started), 0.01)
-    return Settings(
-        timeout_s=timeout_s, device=args.device, threads=args.threads, soundness=args.soundness, seed=args.seed
-    )
+    return Settings(timeout_s=timeout_s, threads=args.threads, **shared_settings(args))
+
+
+def shared_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Fields of Settings that every analysis of a list shares, see `add_settings_arguments`."""
+    return {name: getattr(args, name) for name in ("device", "soundness", "effort", "engine", "seed")}
 
 
 def check_writable(path: str | None) -> None:

@@ -216,7 +216,5 @@ def _check_plot(path: str) -> None:
 def _draw(args: argparse.Namespace, results: list[MethodResult], reached: Any) -> None:
     from verifier.report.bound_plot import BoundBars, draw_bounds
 
-    bars = [
-        BoundBars(r.method, r.margins[abs(r.margins) < math.inf], r.seconds, r.peak_memory_bytes) for r in results
-    ]
+    bars = [BoundBars(r.method, r.margins[abs(r.margins) < math.inf], r.seconds, r.peak_memory_bytes) for r in results]
     draw_bounds(bars, reached[abs(reached) < math.inf], args.plot)

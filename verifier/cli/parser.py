@@ -6,6 +6,7 @@ import argparse
 import math
 from typing import NoReturn
 
+from verifier.cli.settings_file import SettingsFile
 from verifier.errors import SpecError
 
 
@@ -54,14 +55,28 @@ def add_problem_arguments(parser: argparse.ArgumentParser) -> None:
 def add_analysis_arguments(parser: argparse.ArgumentParser) -> None:
     """The options every analysis takes."""
     parser.add_argument("--timeout", type=seconds, metavar="S", help="seconds, start-up included; none by default")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (default: cpu)")
     parser.add_argument("--threads", type=count, metavar="N", help="CPU threads (default: all cores)")
+    add_settings_arguments(parser)
+
+
+def add_settings_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of one analysis that a list of them shares."""
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (default: cpu)")
     parser.add_argument(
         "--soundness", choices=("float32", "real"), default="float32",
         help="float32 (default): proofs hold for the deployed program, its rounding included, and for "
         "real arithmetic; real: for real arithmetic only",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of every random choice (default: 0)")
+    parser.add_argument(
+        "--effort", choices=("bounds", "slopes", "search"), default="search",
+        help="how far to go: default bounds of the whole input set, optimised ones, or splitting it (default)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--engine", choices=("auto", "native", "torch"), default="auto",
+        help="C++ or torch; auto (default): C++ where it covers the network",
+    )  # fmt: skip
+    parser.add_argument("--settings", action=SettingsFile, metavar="FILE", help="take options from a TOML file")
 
 
 def split_problem(args: argparse.Namespace) -> tuple[str | dict[str, str], str]:

@@ -20,8 +20,8 @@ import sys
 from contextlib import ExitStack, closing
 from typing import TextIO
 
-from verifier.cli.answer import check_writable
-from verifier.cli.parser import count, seconds
+from verifier.cli.answer import check_writable, shared_settings
+from verifier.cli.parser import add_settings_arguments, count, seconds
 from verifier.errors import SpecError
 
 
@@ -35,9 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=count, metavar="N", help="CPU threads a process (default: cores / workers)")
     parser.add_argument("--resume", action="store_true", help="keep the rows already in --out and do the rest")
     parser.add_argument("--sample", type=count, default=1, metavar="K", help="only every K-th instance")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--soundness", choices=("float32", "real"), default="float32")
-    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    add_settings_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -58,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         workers=args.workers,
         threads=args.threads or max(1, (os.cpu_count() or 1) // args.workers),
         timeout_cap_s=args.timeout_cap,
-        analysis={"device": args.device, "soundness": args.soundness, "seed": args.seed},
+        analysis=shared_settings(args),
     )
     interrupted = False
     with ExitStack() as stack:

@@ -24,8 +24,10 @@ REFINE_SHARE = 0.3
 MOST_REFINEMENTS = 4
 
 
-def split_activations(engine: BoxEngine, group: Group, index: int, falsifier: Falsifier, run: Run) -> SplitResult:
-    """Decide box `index` of a group by splitting neurons.
+def split_activations(
+    engine: BoxEngine, group: Group, index: int, falsifier: Falsifier, run: Run, *, search: bool = True
+) -> SplitResult:
+    """Decide box `index` of a group by splitting neurons; without `search`, by its bounds alone.
 
     Returns as soon as a counterexample is confirmed, every clause is refuted everywhere, or the run stops.
     """
@@ -34,7 +36,10 @@ def split_activations(engine: BoxEngine, group: Group, index: int, falsifier: Fa
         return SplitResult(None, 0)
     # What plain splitting closes at once needs nothing else.
     tree = Tree(domains, falsifier, index, run, looks=False)
-    result = tree.open(clauses) or tree.search(time.monotonic() + min(PLAIN_S, PLAIN_SHARE * run.remaining()))
+    result = tree.open(clauses)
+    if not search:
+        return result or SplitResult(None, len(tree))
+    result = result or tree.search(time.monotonic() + min(PLAIN_S, PLAIN_SHARE * run.remaining()))
     if result is not None:
         return result
     looking = Tree(domains, falsifier, index, run)

@@ -15,7 +15,7 @@ from verifier.bounds.engine import BoxBounds, BoxEngine
 from verifier.run import Run
 from verifier.search.clip import clip
 from verifier.search.input_shape import form_minimum, shrink
-from verifier.search.pace import Pace
+from verifier.search.pace import Pace, bound_rows
 from verifier.spec.groups import Group
 from verifier.spec.problem import InputSet
 
@@ -25,6 +25,8 @@ SENSITIVITY_SHARE = 0.1
 BALANCE = 0.5
 #: The most boxes of a batch, the most promising ones, in which the bounds' minimisers are tried as counterexamples.
 MOST_TRIED = 32
+#: Boxes bounded at once where none is split.
+TOGETHER = 64
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,31 @@ def split_inputs(engine: BoxEngine, group: Group, falsifier: Falsifier, run: Run
         run.bound_after = float(pool.worst.min()) if len(pool) else None
         run.tick(len(pool), run.bound_after if run.bound_after is not None else np.inf)
     return SplitResult(None, 0)
+
+
+def bound_set(engine: BoxEngine, group: Group, falsifier: Falsifier, run: Run) -> SplitResult:
+    """Bounds of every box of a group as it is, and a look at where they are smallest."""
+    left, most = 0, np.inf
+    for begin in range(0, len(group.lower), TOGETHER):
+        if run.stopped():
+            return SplitResult(None, left + len(group.lower) - begin)
+        part = slice(begin, begin + TOGETHER)
+        lower, upper = group.lower[part], group.upper[part]
+        bounds = bound_rows(engine, group, lower, upper, refine=True)
+        if group.inputs is not None:
+            bounds = _inside(bounds, group.inputs, lower, upper)
+        run.visited += len(lower)
+        margins = bounds.lower - group.limits[part]
+        most = min(most, float(group.rows.clause_margins(margins).min()))
+        run.bound_before = run.bound_after = most
+        is_open = ~np.logical_and.reduce(group.rows.proved(margins), axis=1)
+        if is_open.any():
+            ends, owner = (lower[is_open], upper[is_open]), begin + np.flatnonzero(is_open)
+            witness = _try_minimisers(falsifier, bounds.pick(is_open), margins[is_open], ends, owner)
+            if witness is not None:
+                return SplitResult(witness, int(is_open.sum()))
+        left += int(is_open.sum())
+    return SplitResult(None, left)
 
 
 def _inside(bounds: BoxBounds, inputs: InputSet, lower: np.ndarray, upper: np.ndarray) -> BoxBounds:

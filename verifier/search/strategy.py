@@ -13,7 +13,7 @@ from verifier.attack.falsify import Confirm, Falsifier
 from verifier.bounds.engine import BoxEngine
 from verifier.outcome import Soundness, StopReason, Verdict
 from verifier.run import Run
-from verifier.search.input_split import bisect, split_inputs
+from verifier.search.input_split import SplitResult, bisect, bound_set, split_inputs
 from verifier.settings import Settings
 from verifier.spec.groups import Group, group_cases, trivially_unsafe
 from verifier.spec.query import Query
@@ -66,7 +66,7 @@ def decide(query: Query, settings: Settings, run: Run, confirm: Confirm, *, atta
         return replace(_stopped(run, "no counterexample found"), engine=engine.name)
     outcomes: list[Conclusion] = []
     for falsifier in falsifiers:
-        outcomes.append(_prove(engine, falsifier, run))
+        outcomes.append(_prove(engine, falsifier, run, settings.effort))
         if outcomes[-1].verdict is Verdict.SAT:
             break
     return _combine(outcomes, engine.name)
@@ -119,9 +119,14 @@ def _native_engine(query: Query, settings: Settings, soundness: Soundness, run: 
     return NativeEngine(query.graph, threads=settings.threads, soundness=soundness, deadline=run.deadline)
 
 
-def _prove(engine: BoxEngine, falsifier: Falsifier, run: Run) -> Conclusion:
+def _prove(engine: BoxEngine, falsifier: Falsifier, run: Run, effort: str) -> Conclusion:
     """Split inputs where there are few, or where a look ahead says that it will do; else neurons."""
     group, before = falsifier.group, run.visited
+    if effort == "slopes":
+        return _without_search(_split_neurons(engine, group, run, falsifier, search=False))
+    if effort == "bounds":
+        with run.stage("bounds"):
+            return _without_search(_concluded(bound_set(engine, group, falsifier, run), run, at_once=True))
     moving = int((group.upper > group.lower).any(axis=0).sum())
     if moving > FEW_INPUTS:
         if moving > MIDDLING_INPUTS or len(group.lower) > 1 or not _inputs_suffice(engine, group, run):
@@ -136,12 +141,25 @@ def _prove(engine: BoxEngine, falsifier: Falsifier, run: Run) -> Conclusion:
     else:
         with run.stage("split inputs"):
             result = split_inputs(engine, group, falsifier, run)
+    return _concluded(result, run, at_once=run.visited - before <= len(group.lower))
+
+
+def _concluded(result: SplitResult, run: Run, *, at_once: bool) -> Conclusion:
+    """What a search over boxes came to; `at_once`: none was split."""
     if result.witness is not None:
         return Conclusion(Verdict.SAT, StopReason.COUNTEREXAMPLE, result.witness)
     if result.open_count == 0:
-        at_once = run.visited - before <= len(group.lower)
         return Conclusion(Verdict.UNSAT, StopReason.PROVED_BY_BOUNDS if at_once else StopReason.PROVED_BY_SEARCH)
     return _stopped(run, f"{result.open_count} boxes open")
+
+
+def _without_search(conclusion: Conclusion) -> Conclusion:
+    """The same, with the reason that fits where nothing was split."""
+    if conclusion.verdict is Verdict.UNSAT:
+        return replace(conclusion, reason=StopReason.PROVED_BY_BOUNDS)
+    if conclusion.reason is StopReason.NO_PROGRESS:
+        return replace(conclusion, reason=StopReason.NO_SEARCH)
+    return conclusion
 
 
 def _inputs_suffice(engine: BoxEngine, group: Group, run: Run) -> bool:
@@ -170,7 +188,9 @@ def _inputs_suffice(engine: BoxEngine, group: Group, run: Run) -> bool:
     return expected < 0.5 * run.remaining()
 
 
-def _split_neurons(engine: BoxEngine, group: Group, run: Run, falsifier: Falsifier) -> Conclusion:
+def _split_neurons(
+    engine: BoxEngine, group: Group, run: Run, falsifier: Falsifier, *, search: bool = True
+) -> Conclusion:
     from verifier.search.activation_split import split_activations
 
     if engine.name == "native" and group.inputs is not None:  # only torch knows sets that are more than a box
@@ -180,7 +200,7 @@ def _split_neurons(engine: BoxEngine, group: Group, run: Run, falsifier: Falsifi
             engine = TorchEngine(engine.graph, soundness=engine.soundness, deadline=run.deadline)
     for index in range(len(group.lower)):
         with run.stage("split neurons"):
-            result = split_activations(engine, group, index, falsifier, run)
+            result = split_activations(engine, group, index, falsifier, run, search=search)
         if result.exhausted and not run.stopped():
             # The multipliers did not converge to the exact bound; smaller boxes always do.
             with run.stage("split inputs"):
