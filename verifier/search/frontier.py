@@ -8,7 +8,7 @@ import numpy as np
 
 from verifier.bounds.engine import DomainBatch, DomainEngine
 
-#: Bytes of open subdomains above which new ones keep only their bounds and splits.
+#: Bytes of open subdomains above which new ones keep only bounds and splits, and those nearest to a proof come first.
 FRONTIER_BYTES = 1 << 30
 #: Parts of the frontier above which small ones are joined.
 MOST_PARTS = 48
@@ -18,7 +18,8 @@ class Frontier:
     """Open subdomains, taken lowest margin first; in parts, so that taking some copies only those.
 
     Args:
-        limit_bytes: new subdomains are put in the engine's short form while more than this is held.
+        limit_bytes: while more than this is held, new subdomains are put in the engine's short form, and
+            those with the highest margins are taken first, so that their number hardly grows any further.
     """
 
     def __init__(self, engine: DomainEngine, limit_bytes: int = FRONTIER_BYTES) -> None:
@@ -57,8 +58,10 @@ class Frontier:
             self._merge()
 
     def take(self, count: int) -> Any:
-        """Remove and return up to `count` subdomains with the lowest margins."""
+        """Remove and return up to `count` subdomains."""
         everything = np.concatenate(self._margins)
+        if self.nbytes > self._limit:
+            everything = np.where(np.isfinite(everything), -everything, np.inf)  # those taken stay last
         count = min(count, len(self))
         chosen = np.argpartition(everything, count - 1)[:count] if count < len(everything) else np.arange(count)
         starts = np.concatenate([[0], np.cumsum([len(m) for m in self._margins])])

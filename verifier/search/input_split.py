@@ -25,6 +25,8 @@ SENSITIVITY_SHARE = 0.1
 BALANCE = 0.5
 #: The most boxes of a batch, the most promising ones, in which the bounds' minimisers are tried as counterexamples.
 MOST_TRIED = 32
+#: Bytes of open boxes above which those nearest to a proof come first.
+POOL_BYTES = 1 << 28
 #: Boxes bounded at once where none is split.
 TOGETHER = 64
 
@@ -45,13 +47,15 @@ class SplitResult:
 
 
 class BoxPool:
-    """Open boxes, taken worst bound first; memory is a few arrays of their number.
+    """Open boxes, taken worst bound first; nearest to a proof first while more than `limit_bytes` are held.
 
-    Rows: lower, upper [P, N_in], owner [P] (index of the group's box), is_open [P, C] (the clauses that
+    The former raises the bound of the whole set fastest, the latter keeps the number of boxes from growing
+    much further. Rows: lower, upper [P, N_in], owner [P] (index of the group's box), is_open [P, C] (the clauses that
     no larger box has refuted), worst [P] (margin bound).
     """
 
-    def __init__(self, group: Group):
+    def __init__(self, group: Group, limit_bytes: int | None = None):
+        self.limit_bytes = POOL_BYTES if limit_bytes is None else limit_bytes
         self.lower, self.upper = group.lower.copy(), group.upper.copy()
         self.owner = np.arange(len(group.lower))
         self.is_open = np.ones((len(group.lower), group.rows.count), dtype=bool)
@@ -60,13 +64,19 @@ class BoxPool:
     def __len__(self) -> int:
         return len(self.owner)
 
+    @property
+    def nbytes(self) -> int:
+        """Memory held."""
+        return sum(a.nbytes for a in (self.lower, self.upper, self.owner, self.is_open, self.worst))
+
     def take(self, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Remove and return up to `count` boxes with the lowest bounds."""
+        """Remove and return up to `count` boxes."""
         if count >= len(self):
             chosen = np.ones(len(self), dtype=bool)
         else:
             chosen = np.zeros(len(self), dtype=bool)
-            chosen[np.argpartition(self.worst, count)[:count]] = True
+            crowded = self.nbytes > self.limit_bytes
+            chosen[np.argpartition(-self.worst if crowded else self.worst, count)[:count]] = True
         taken = self.lower[chosen], self.upper[chosen], self.owner[chosen], self.is_open[chosen]
         keep = ~chosen
         self.lower, self.upper, self.is_open = self.lower[keep], self.upper[keep], self.is_open[keep]
