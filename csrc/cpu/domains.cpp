@@ -1,28 +1,13 @@
-#include "verifier/domains.h"
-
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <ctime>
 #include <limits>
-#include <map>
-#include <memory>
 
-#include "compact_network.h"
-#include "network_storage.h"
-#include "route.h"
+#include "domain_memory.h"
 
 namespace verifier {
 
 namespace {
-
-using Time = std::chrono::steady_clock;
-
-bool is_over(const void* end) { return Time::now() > *static_cast<const Time::time_point*>(end); }
-
-Time::duration span(double seconds) {
-    return std::chrono::duration_cast<Time::duration>(std::chrono::duration<double>(std::max(0.0, std::min(seconds, 1e6))));
-}
 
 // Rows of a block, so that two stages of it stay in the second-level cache where that is possible.
 constexpr int64_t kMostRows = 64, kFewestRows = 32, kWideStage = 3000;
@@ -63,80 +48,6 @@ std::vector<std::vector<int32_t>> sources_of(const CompactNet<T>& net, int index
 }
 
 }  // namespace
-
-// Where the ascent of a neuron's two rows ended: scales and, in terms of the open neurons, slopes.
-template <typename T>
-struct Domains<T>::Remembered {
-    float scale[2];
-    std::vector<uint8_t> slopes[2];
-};
-
-// The root's scratch, its compact form, and a block of rows for each thread.
-template <typename T>
-struct Domains<T>::Memory {
-    struct Thread {
-        std::vector<AlignedArray<T>> values;
-        std::vector<T*> stages;
-        AlignedArray<T> kept[5], losses;
-        AlignedArray<double> doubles[4];
-        std::vector<int32_t> numbers, waiting;
-        std::vector<SplitEntry<T>> splits;
-        std::vector<CutoffEntry<T>> cutoff;
-        BlockScratch<T> block{};
-    };
-
-    typename Network<T>::Scratch root;
-    CompactNetwork<T> compact;
-    std::unique_ptr<Route<T>> below_output;
-    std::vector<std::vector<T>> previous_lower, previous_upper;
-    std::map<std::pair<int, int32_t>, Remembered> remembered;  // of stage, neuron
-    std::vector<std::unique_ptr<Thread>> threads;
-    int64_t kept_capacity = 0;
-
-    Memory(const Plan<T>& plan, const double* lower, const double* upper) : root(plan), compact(plan, lower, upper) {}
-
-    void add_thread(const Plan<T>& plan, int64_t rows) {
-        threads.push_back(std::make_unique<Thread>());
-        Thread& mine = *threads.back();
-        for (int s = 0; s < plan.count; ++s) mine.values.emplace_back(rows * plan.stages[s].size);
-        for (auto& array : mine.values) mine.stages.push_back(array.get());
-        mine.losses = AlignedArray<T>(rows);
-        for (auto& array : mine.doubles) array = AlignedArray<double>(rows);
-        mine.numbers.resize(3 * rows);
-        mine.waiting.resize(plan.count);
-        BlockScratch<T>& block = mine.block;
-        block.block = rows;
-        block.values = mine.stages.data();
-        block.waiting = mine.waiting.data();
-        block.losses = mine.losses.get();
-        double** const numbers[] = {&block.offsets, &block.bound, &block.best_bound, &block.limit};
-        for (int k = 0; k < 4; ++k) *numbers[k] = mine.doubles[k].get();
-        mine.cutoff.resize(rows);
-        block.cutoff = mine.cutoff.data();
-        block.row = mine.numbers.data();
-        block.codes = block.row + rows;
-        block.split_count = block.codes + rows;
-    }
-
-    // Room for the neurons now kept, and for so many splits of a row.
-    void enlarge(int64_t kept, int64_t splits) {
-        const bool more = kept > kept_capacity;
-        if (more) kept_capacity = kept + kept / 4 + 64;
-        for (auto& thread : threads) {
-            BlockScratch<T>& block = thread->block;
-            if (more || block.seen == nullptr) {
-                for (auto& array : thread->kept) array = AlignedArray<T>(block.block * kept_capacity);
-                T** const fields[] = {&block.seen, &block.slopes, &block.best, &block.mean, &block.square};
-                for (int k = 0; k < 5; ++k) *fields[k] = thread->kept[k].get();
-            }
-            if (block.most_splits < splits) {
-                block.most_splits = splits + 8;
-                thread->splits.assign(block.block * block.most_splits, SplitEntry<T>{});
-                block.splits = thread->splits.data();
-            }
-        }
-    }
-};
 
 template <typename T>
 Domains<T>::Domains(Network<T>& network, const double* lower, const double* upper, int threads, double seconds)
@@ -311,148 +222,6 @@ void Domains<T>::adopt(const Domains& other) {
     }
     mine.remembered = other.memory_->remembered;
     run_root(0, 0, 0);
-}
-
-// Bounds listed neurons of a stage; true where two bounds of a neuron contradict each other.
-template <typename T>
-bool Domains<T>::cut_off_stage(int index, const CutOff& cut, const std::vector<int32_t>& neurons, double reach, int64_t iterations,
-                               Clock clock) {
-    Memory& mine = *memory_;
-    const int64_t count = static_cast<int64_t>(neurons.size());
-    const int64_t size = std::max<int64_t>(1, std::min(block_rows_ / 2, (count + threads_ - 1) / threads_));
-    std::vector<double> lower(count, -HUGE_VAL), upper(count, HUGE_VAL);
-    std::vector<float> scale(2 * count);
-    std::vector<const uint8_t*> known(2 * count, nullptr);
-    std::vector<uint8_t> found(2 * count * open_count());
-    mine.enlarge(mine.compact.kept_count(), static_cast<int64_t>(cut.split.size()) + 1);
-    std::vector<T>&known_lower = mine.previous_lower[index], &known_upper = mine.previous_upper[index];
-    for (int64_t k = 0; k < count; ++k) {
-        const auto before = mine.remembered.find({index, neurons[k]});
-        for (int side = 0; side < 2; ++side) {
-            scale[2 * k + side] = static_cast<float>((known_upper[neurons[k]] - known_lower[neurons[k]]) / std::max(reach, 1e-9));
-            if (before == mine.remembered.end()) continue;
-            scale[2 * k + side] = before->second.scale[side];
-            known[2 * k + side] = before->second.slopes[side].data();
-        }
-    }
-    parallel_for((count + size - 1) / size, threads_, [&](int thread, int64_t item) {
-        if (clock.over()) return;
-        const int64_t begin = item * size, part = std::min(size, count - begin);
-        const NeuronJob job{index, part, neurons.data() + begin, iterations, 1, lower.data() + begin, upper.data() + begin,
-                            cut.row, cut.limit, scale.data() + 2 * begin, cut.slopes.empty() ? nullptr : cut.slopes.data(),
-                            known.data() + 2 * begin, found.data() + 2 * begin * open_count(),
-                            static_cast<int64_t>(cut.split.size()), cut.split.data(), cut.sign.data()};
-        network_.isa_.bound_neurons(root_, mine.below_output->stages(), mine.threads[thread]->block, job, clock);
-    });
-    bool empty = false;
-    for (int64_t k = 0; k < count; ++k) {
-        empty = empty || lower[k] > known_upper[neurons[k]] || upper[k] < known_lower[neurons[k]] || lower[k] > upper[k];
-        tighten(index, neurons[k], lower[k], upper[k]);
-        if (lower[k] == -HUGE_VAL) continue;  // no time was left for it
-        Remembered& mine_now = mine.remembered[{index, neurons[k]}];
-        for (int side = 0; side < 2; ++side) {
-            const uint8_t* slopes = found.data() + (2 * k + side) * open_count();
-            mine_now.scale[side] = scale[2 * k + side];
-            mine_now.slopes[side].assign(slopes, slopes + open_count());
-        }
-    }
-    return empty;
-}
-
-// Lines of a stage from tighter bounds of its neurons, in place: those that became stable keep their numbers. Valid
-// without forms, which would be carried through the lines twice.
-template <typename T>
-void Domains<T>::relax_again(int index) {
-    StageState<T>& state = memory_->root.work.stages[index];
-    for (int64_t i = 0; i < plan_.stages[index].size; ++i) {
-        state.lower[i] = std::max(state.lower[i], memory_->previous_lower[index][i]);
-        state.upper[i] = std::min(state.upper[i], memory_->previous_upper[index][i]);
-    }
-    network_.isa_.relax_root(plan_, memory_->root.work, index);
-    memory_->compact.relax(index, state);
-}
-
-// Slopes and splits that follow their neurons while others become stable.
-template <typename T>
-void Domains<T>::follow(CutOff& cut, const std::vector<int32_t>& stages, const std::vector<int32_t>& features) {
-    std::map<std::pair<int32_t, int32_t>, int32_t> now;
-    for (size_t k = 0; k < open_stage().size(); ++k) now[{open_stage()[k], open_index()[k]}] = static_cast<int32_t>(k);
-    std::vector<int32_t> renumbered(stages.size(), -1);
-    for (size_t k = 0; k < stages.size(); ++k) {
-        const auto found = now.find({stages[k], features[k]});
-        if (found != now.end()) renumbered[k] = found->second;
-    }
-    const auto renumber = [&](std::vector<uint8_t>& slopes) {
-        if (slopes.empty()) return;
-        std::vector<uint8_t> moved(now.size());
-        for (size_t k = 0; k < stages.size(); ++k)
-            if (renumbered[k] >= 0) moved[renumbered[k]] = slopes[k];
-        slopes = std::move(moved);
-    };
-    renumber(cut.slopes);
-    for (auto& [neuron, one] : memory_->remembered)
-        for (std::vector<uint8_t>& slopes : one.slopes) renumber(slopes);
-    size_t kept = 0;
-    for (size_t d = 0; d < cut.split.size(); ++d) {
-        if (renumbered[cut.split[d]] < 0) continue;  // stable now, so the split says nothing more
-        cut.sign[kept] = cut.sign[d];
-        cut.split[kept++] = renumbered[cut.split[d]];
-    }
-    cut.split.resize(kept);
-    cut.sign.resize(kept);
-}
-
-// Neurons of a stage among the open ones that cost a row most and make up a share of the whole, in rising order.
-template <typename T>
-std::vector<int32_t> Domains<T>::costliest(int stage, const std::vector<double>& cost, double share) const {
-    std::vector<int32_t> order(cost.size()), found;
-    double total = 0, sum = 0;
-    for (size_t k = 0; k < cost.size(); ++k) order[k] = static_cast<int32_t>(k), total += cost[k];
-    std::sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return cost[a] > cost[b]; });
-    for (int32_t k : order) {
-        if (!(cost[k] > 0) || sum >= share * total) break;
-        sum += cost[k];
-        if (open_stage()[k] == stage) found.push_back(open_index()[k]);
-    }
-    std::sort(found.begin(), found.end());
-    return found;
-}
-
-template <typename T>
-bool Domains<T>::cut_off(CutOff cut, int64_t iterations, double share, double seconds) {
-    Memory& mine = *memory_;
-    const auto end = Time::now() + span(seconds);
-    const Clock clock{is_over, &end};
-    bool moved = false;
-    const auto renew = [&] {
-        const std::vector<int32_t> stages = open_stage(), features = open_index();
-        run_root(0, 0, 0);
-        if (!failed_) follow(cut, stages, features);
-        moved = false;
-    };
-    for (int s = plan_.count - 1; s >= 1 && !failed_ && !clock.over(); --s) {
-        if (!bends(plan_.stages[s].activation)) continue;
-        mine.enlarge(mine.compact.kept_count(), static_cast<int64_t>(cut.split.size()) + 1);
-        NeuronJob job{};
-        job.row = cut.row;
-        job.slopes = cut.slopes.empty() ? nullptr : cut.slopes.data();
-        job.splits = static_cast<int64_t>(cut.split.size()), job.split = cut.split.data(), job.sign = cut.sign.data();
-        std::vector<double> cost(open_count());
-        double reach = 0;
-        const double lower = network_.isa_.row_costs(root_, mine.below_output->stages(), mine.threads[0]->block, job, cost.data(), &reach);
-        if (lower > cut.limit) return true;
-        const std::vector<int32_t> neurons = costliest(s, cost, share);
-        if (neurons.empty()) continue;
-        if (cut_off_stage(s, cut, neurons, reach, iterations, clock)) return true;
-        if (plan_.forms) {
-            renew();
-        } else {
-            relax_again(s);
-            moved = true;
-        }
-    }
-    if (moved) renew();
-    return false;
 }
 
 template <typename T>
