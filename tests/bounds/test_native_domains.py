@@ -250,7 +250,7 @@ def test_frontier_takes_the_lowest_and_loses_nothing() -> None:
 
     rng = np.random.default_rng(37)
     domains = domains_of(chain(rng, [4, 12, 2]), np.ones((1, 2)), 0.5, 9)
-    frontier, left = Frontier(domains, limit_bytes=20_000), []
+    frontier, left = Frontier(domains, limit_bytes=40_000), []
     for _ in range(120):
         batch = domains.initial(np.zeros(int(rng.integers(1, 40)), np.int64))
         batch.margin[:] = rng.normal(size=len(batch))

@@ -65,7 +65,7 @@ class Joiner:
 
 def test_a_crowded_frontier_takes_the_nearest_first_and_loses_nothing():
     rng = np.random.default_rng(0)
-    frontier = Frontier(Joiner(), limit_bytes=50_000)
+    frontier = Frontier(Joiner(), limit_bytes=25_000)
     every = [rng.normal(size=100) for _ in range(20)]
     for margins in every:
         frontier.put(Parts(margins))

@@ -8,8 +8,9 @@ import numpy as np
 
 from verifier.bounds.engine import DomainBatch, DomainEngine
 
-#: Bytes of open subdomains above which new ones keep only bounds and splits, and those nearest to a proof come first.
-FRONTIER_BYTES = 1 << 30
+#: Bytes of open subdomains above which new ones keep only bounds and splits; CROWDED times as many, and those nearest
+#: to a proof come first.
+FRONTIER_BYTES, CROWDED = 1 << 30, 2
 #: Parts of the frontier above which small ones are joined.
 MOST_PARTS = 48
 
@@ -18,8 +19,9 @@ class Frontier:
     """Open subdomains, taken lowest margin first; in parts, so that taking some copies only those.
 
     Args:
-        limit_bytes: while more than this is held, new subdomains are put in the engine's short form, and
-            those with the highest margins are taken first, so that their number hardly grows any further.
+        limit_bytes: while more than this is held, new subdomains are put in the engine's short form. While
+            CROWDED times as much is, those with the highest margins are taken first: their number hardly
+            grows any further then.
     """
 
     def __init__(self, engine: DomainEngine, limit_bytes: int = FRONTIER_BYTES) -> None:
@@ -60,7 +62,7 @@ class Frontier:
     def take(self, count: int) -> Any:
         """Remove and return up to `count` subdomains."""
         everything = np.concatenate(self._margins)
-        if self.nbytes > self._limit:
+        if self.nbytes > CROWDED * self._limit:
             everything = np.where(np.isfinite(everything), -everything, np.inf)  # those taken stay last
         count = min(count, len(self))
         chosen = np.argpartition(everything, count - 1)[:count] if count < len(everything) else np.arange(count)
