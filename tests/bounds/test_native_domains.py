@@ -250,7 +250,8 @@ def test_frontier_takes_the_lowest_and_loses_nothing() -> None:
 
     rng = np.random.default_rng(37)
     domains = domains_of(chain(rng, [4, 12, 2]), np.ones((1, 2)), 0.5, 9)
-    frontier, left = Frontier(domains, limit_bytes=40_000), []
+    frontier, left = Frontier(domains, limit_bytes=50_000), []
+    most = 0
     for _ in range(120):
         batch = domains.initial(np.zeros(int(rng.integers(1, 40)), np.int64))
         batch.margin[:] = rng.normal(size=len(batch))
@@ -262,3 +263,5 @@ def test_frontier_takes_the_lowest_and_loses_nothing() -> None:
         del left[: len(taken)]
         assert len(frontier) == len(left)
         assert frontier.worst == (left[0] if left else np.inf)
+        most = max(most, frontier.nbytes)
+    assert 50_000 < most < 100_000  # some were forgotten, and it was never crowded
