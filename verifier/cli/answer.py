@@ -40,7 +40,8 @@ def analysis_settings(args: argparse.Namespace) -> Any:
 
 def shared_settings(args: argparse.Namespace) -> dict[str, Any]:
     """Fields of Settings that every analysis of a list shares, see `add_settings_arguments`."""
-    return {name: getattr(args, name) for name in ("device", "soundness", "effort", "engine", "seed")}
+    names = ("device", "soundness", "effort", "engine", "seed")
+    return {name: getattr(args, name) for name in names if hasattr(args, name)}
 
 
 def check_writable(path: str | None) -> None:

@@ -26,7 +26,7 @@ _NORMS = {"l0": 0.0, "0": 0.0, "l1": 1.0, "1": 1.0, "l2": 2.0, "2": 2.0, "linf":
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `verifier verify`, and those of a sweep over data."""
     add_problem_arguments(parser)
-    add_analysis_arguments(parser)
+    add_analysis_arguments(parser, proves=False)
     add_output_arguments(parser)
     parser.add_argument(
         "--attack", default="auto", metavar="NAME,...",

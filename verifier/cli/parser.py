@@ -52,14 +52,14 @@ def add_problem_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def add_analysis_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options every analysis takes."""
+def add_analysis_arguments(parser: argparse.ArgumentParser, *, proves: bool = True) -> None:
+    """The options every analysis takes; `proves`: those of a proof, too."""
     parser.add_argument("--timeout", type=seconds, metavar="S", help="seconds, start-up included; none by default")
     parser.add_argument("--threads", type=count, metavar="N", help="CPU threads (default: all cores)")
-    add_settings_arguments(parser)
+    add_settings_arguments(parser, proves=proves)
 
 
-def add_settings_arguments(parser: argparse.ArgumentParser) -> None:
+def add_settings_arguments(parser: argparse.ArgumentParser, *, proves: bool = True) -> None:
     """The options of one analysis that a list of them shares."""
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (default: cpu)")
     parser.add_argument(
@@ -68,10 +68,11 @@ def add_settings_arguments(parser: argparse.ArgumentParser) -> None:
         "real arithmetic; real: for real arithmetic only",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of every random choice (default: 0)")
-    parser.add_argument(
-        "--effort", choices=("bounds", "slopes", "search"), default="search",
-        help="how far to go: default bounds of the whole input set, optimised ones, or splitting it (default)",
-    )  # fmt: skip
+    if proves:
+        parser.add_argument(
+            "--effort", choices=("bounds", "slopes", "search"), default="search",
+            help="how far to go: default bounds of the whole input set, optimised ones, or splitting it (default)",
+        )  # fmt: skip
     parser.add_argument(
         "--engine", choices=("auto", "native", "torch"), default="auto",
         help="C++ or torch; auto (default): C++ where it covers the network",
