@@ -150,8 +150,7 @@ class Tree:
     def _close(self, branch: _Branch) -> SplitResult | None:
         """Close one subdomain, or leave what remains of it to the branch or to a new one."""
         one = branch.single.pop()
-        first = float(one.margins[0])
-        if first < self.near:  # learned since it was put there
+        if float(one.margins[0]) < self.near:  # learned since it was put there
             branch.frontier.put(one)
             return None
         brief = Frontier(branch.domains)
@@ -162,7 +161,11 @@ class Tree:
         if self.run.stopped():
             branch.frontier.put(one)
             return None
-        level, begin = len(self.branches), time.monotonic()
+        return self._look(branch, one)
+
+    def _look(self, branch: _Branch, one: DomainBatch) -> SplitResult | None:
+        """A closer look: closes the subdomain, starts a branch below it, or leaves it to its own branch."""
+        first, level, begin = float(one.margins[0]), len(self.branches), time.monotonic()
         own = branch.domains.focus(self._own.get(level))
         assert own is not None, "only engines that can focus have single subdomains"
         self._own[level] = own
