@@ -37,9 +37,7 @@ def refine_stages(domains: NativeDomains, seconds: float, stopped: Callable[[], 
             break
         share = (end - now) / (len(stages) - k)
         if not _refine_stage(domains, stage, now + 0.7 * share, stopped):
-            if not gained:
-                return False
-            continue
+            continue  # after the first part of its share
         gained = True
         domains.optimise_root(share, first=stage + 1)
     return gained

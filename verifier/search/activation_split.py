@@ -19,7 +19,7 @@ from verifier.spec.groups import Group
 #: Seconds of plain splitting before subdomains are looked at more closely, and their share of the remaining time.
 PLAIN_S, PLAIN_SHARE = 1.0, 0.05
 #: Share of the remaining time after which the search pauses to tighten what all subdomains share, and for how long.
-TRIAL_SHARE = 0.1
+TRIAL_SHARE = 0.04
 REFINE_SHARE = 0.3
 MOST_REFINEMENTS = 4
 
