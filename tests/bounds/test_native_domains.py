@@ -245,6 +245,20 @@ def test_refined_neurons_hold_and_tighten() -> None:
     assert not domains.refine(0.0, never)
 
 
+def test_refining_goes_on_past_a_stage_that_does_not_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    domains = domains_of(chain(rng, [4, 20, 20, 20, 2]), np.ones((1, 2)), 0.8, 1)
+    asked: list[int] = []
+
+    def refined(domains: NativeDomains, stage: int, end: float, stopped: Callable[[], bool]) -> bool:
+        asked.append(stage)
+        return stage == 3
+
+    monkeypatch.setattr("verifier.bounds.native_refine._refine_stage", refined)
+    assert domains.refine(5.0, never)
+    assert asked == [2, 3]  # the first stage is exact
+
+
 def test_frontier_takes_the_lowest_and_loses_nothing() -> None:
     from verifier.search.frontier import Frontier
 
