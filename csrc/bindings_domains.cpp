@@ -90,6 +90,15 @@ py::dict bound(verifier::Domains<T>& self, const py::dict& given) {
     return found;
 }
 
+// Copies of a stage's bounds, lower and upper.
+template <typename T>
+py::tuple both_ends(const T* low, const T* high, int64_t size) {
+    py::array_t<double> lower(size), upper(size);
+    std::copy(low, low + size, lower.mutable_data());
+    std::copy(high, high + size, upper.mutable_data());
+    return py::make_tuple(lower, upper);
+}
+
 template <typename T>
 void bind(py::module_& module, const char* name) {
     using Domains = verifier::Domains<T>;
@@ -164,22 +173,12 @@ void bind(py::module_& module, const char* name) {
         .def("stage_bounds",
              [](const Domains& self, int stage) {
                  if (stage < 1 || stage >= self.stage_count()) throw py::value_error("stage: out of range");
-                 const int64_t size = self.stage_size(stage);
-                 const auto& state = self.state(stage);
-                 py::array_t<double> lower(size), upper(size);
-                 std::copy(state.lower, state.lower + size, lower.mutable_data());
-                 std::copy(state.upper, state.upper + size, upper.mutable_data());
-                 return py::make_tuple(lower, upper);
+                 return both_ends(self.state(stage).lower, self.state(stage).upper, self.stage_size(stage));
              })
         .def("post_bounds",
              [](const Domains& self, int stage) {
                  if (stage < 0 || stage >= self.stage_count()) throw py::value_error("stage: out of range");
-                 const int64_t size = self.stage_size(stage);
-                 const auto& state = self.state(stage);
-                 py::array_t<double> lower(size), upper(size);
-                 std::copy(state.post_lower, state.post_lower + size, lower.mutable_data());
-                 std::copy(state.post_upper, state.post_upper + size, upper.mutable_data());
-                 return py::make_tuple(lower, upper);
+                 return both_ends(self.state(stage).post_lower, self.state(stage).post_upper, self.stage_size(stage));
              })
         .def("bound", &bound<T>, py::arg("job"));
 }

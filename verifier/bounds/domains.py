@@ -120,7 +120,7 @@ class DomainEngine:
         self.engine, self.network = engine, engine.network
         crossed = frozenset() if shortcuts is None else self.network.crossed
         self.shortcuts = shortcuts
-        self.found, self.root, self.lower, self.upper, self.shape = found, found.box, lower, upper, shape
+        self.lower, self.upper, self.shape = lower, upper, shape
         self.clause_rows, self.limits, self.strict = clause_rows, limits, strict
         self.open = {n: found.matter(n, engine.open_neurons(n, found.box)) for n in self.network.bounded}
         readers = {n: {reader for reader, _ in self.network.readers[n]} for n in self.open}
@@ -140,15 +140,18 @@ class DomainEngine:
         passes = 3 * (max(1.0, *each) + sum(s.flops for s in (shortcuts or {}).values())) / rate
         brief = STEP_SECONDS / (passes * clause_rows.shape[1])
         self.batch_size = int(np.clip(min(4 * engine.memory_bytes // per_domain, brief), 2, 256))
+        self._stand_on(found)
+
+    def _stand_on(self, found: Enclosed) -> None:
+        """Take these bounds as the root's."""
+        self.found, self.root = found, found.box
         self._base = Enclosure(dict(self.root.lower), dict(self.root.upper), self.root.slack)
         self._move(self._base, set(self.network.bounded) - self.open.keys())
 
     def within(self, found: Enclosed) -> DomainEngine:
         """The same with tighter bounds; batches of either are batches of the other."""
         inner = copy.copy(self)
-        inner.found, inner.root = found, found.box
-        inner._base = Enclosure(dict(found.box.lower), dict(found.box.upper), found.box.slack)
-        inner._move(inner._base, set(self.network.bounded) - self.open.keys())
+        inner._stand_on(found)
         return inner
 
     def gather(self, values: dict[str, Tensor]) -> Tensor:

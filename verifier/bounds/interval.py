@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from verifier.bounds.network import Network
+from verifier.bounds.network import MOVES, Network
 from verifier.bounds.rounding import cast_up, gamma
 from verifier.bounds.summation import ordered_error
 from verifier.graph.ir import Node
@@ -45,9 +45,6 @@ class Enclosure:
         self.lower[name] = torch.fmax(self.lower[name], lower)
         self.upper[name] = torch.fmin(self.upper[name], upper)
 
-
-#: linear nodes that only move data
-_MOVES = ("Reshape", "Transpose", "Select")
 
 Refine = Callable[[str, Enclosure], None]
 
@@ -90,7 +87,7 @@ def follow(network: Network, box: Enclosure, name: str) -> None:
     """Carry tighter bounds of a node on: to nodes that move its data, and across elementwise functions."""
     changed = {name}
     for node in network.order:
-        if changed.isdisjoint(node.inputs) or not (node.op in _MOVES or node.op in ELEMENTWISE):
+        if changed.isdisjoint(node.inputs) or not (node.op in MOVES or node.op in ELEMENTWISE):
             continue
         low, high, slack = box.lower[node.name], box.upper[node.name], box.slack[node.name]
         _bound_node(network, node, box)

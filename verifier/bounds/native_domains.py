@@ -107,7 +107,7 @@ class NativeDomains:
         module = native()
         self.clauses = clauses
         self._deadline = deadline
-        self._stages = engine.stages
+        self._long_sums = engine.long_sums
         self._make = lambda: engine.domains(lower, upper, 0.0)
         self.core = engine.domains(lower, upper, ROOT_SHARE * self._remaining())
         self.capacity = module.split_candidates
@@ -138,7 +138,7 @@ class NativeDomains:
     def limit_sums(self) -> None:
         """Look closer at the deployed program's rounding; takes effect at the next `optimise_root`."""
         if not self.core.failed:
-            limit_sums(self.core, self._stages)
+            limit_sums(self.core, self._long_sums)
 
     def optimise_root(self, seconds: float, iterations: int = INTERMEDIATE_ITERATIONS, first: int = 0) -> int:
         """Optimise the slopes of every open neuron's own bounds within about `seconds`, from stage `first` on.

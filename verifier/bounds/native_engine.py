@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from verifier.bounds.engine import BoxBounds
+from verifier.bounds.sum_limits import long_sums
 from verifier.errors import SpecError
 from verifier.graph.ir import Graph
 from verifier.kernels.native import native
@@ -69,8 +70,9 @@ class NativeEngine:
         self.soundness: Soundness = soundness
         self.threads = module.available_threads() if threads is None else max(1, threads)
         self._network = (module.NetworkDouble if graph.dtype == "float64" else module.NetworkFloat)(graph.input_size)
-        self.stages = Stager(graph, rounded=soundness is Soundness.IEEE_FLOAT).run()
-        for stage in self.stages:
+        stages = Stager(graph, rounded=soundness is Soundness.IEEE_FLOAT).run()
+        self.long_sums = long_sums(stages)  # the other stages' matrices need not be kept
+        for stage in stages:
             self._network.add_stage(stage.as_dict())
         self._network.finish(-1 if forms is None else int(forms))
         self._is_large = self._network.sparse and self._network.weights > LARGE

@@ -22,6 +22,9 @@ _SUMS = ("ReduceSum", "Reshape", "Transpose")
 #: How much larger than the sum a relaxed node must be, and the most numbers of the matrices across it.
 _EXPANSION, _LARGEST_SHORTCUT = 4, 1 << 24
 
+#: Linear nodes that only move data.
+MOVES = ("Reshape", "Transpose", "Select")
+
 
 class Network:
     """The lowered graph on one device, in one dtype.
@@ -118,7 +121,7 @@ class Network:
         """The node that `name` only moves data of, and the flat index there of each element."""
         node = self.graph[name]
         index = torch.arange(node.size, device=self.device)
-        while node.op in ("Reshape", "Transpose", "Select"):
+        while node.op in MOVES:
             if node.op == "Select" and node.attrs["indices"].min(initial=0) < 0:
                 break
             (source,) = node.inputs

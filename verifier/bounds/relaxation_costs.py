@@ -40,8 +40,7 @@ def costs(
         node, plane, a = network.graph[name], planes[name], coeffs[rows, best]
         # The point may break splits made before: what they made exact costs nothing more.
         at = [values[i].clamp(box.lower[i], box.upper[i]) for i in node.inputs]
-        value = at[0] * at[1] if node.op == "Mul" else ELEMENTWISE[node.op].value(at[0], node)
-        here = _gaps(plane, best, at, value)
+        here = _gaps(plane, best, at, network.node_value(node, at))
         below, above = (
             gap + WIDEST_SHARE * most for gap, most in zip(here, _widest(network, name, plane, box, best), strict=True)
         )

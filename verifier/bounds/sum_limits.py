@@ -6,7 +6,7 @@ partial sums that large. Here the terms of dense layers are looked at one by one
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,26 +18,32 @@ from verifier.kernels.stages import StagePlan
 LONG_SUM, MOST_STEPS = 16, 1 << 26
 
 
-def limit_sums(core: Any, stages: Sequence[StagePlan]) -> None:
-    """Give a box's compiled subdomains, bounded already, the limits of their dense stages' rounding."""
-    for number, stage in enumerate(stages, 1):
-        if stage.unit != 2.0**-24 or stage.products < LONG_SUM or [m.kind for m in stage.maps] != ["dense"]:
-            continue
-        neurons = _moving(core, number)
+def long_sums(stages: Sequence[StagePlan]) -> dict[int, StagePlan]:
+    """The dense stages, counted from 1, whose sums are long enough."""
+    return {
+        number: stage
+        for number, stage in enumerate(stages, 1)
+        if stage.unit == 2.0**-24 and stage.products >= LONG_SUM and [m.kind for m in stage.maps] == ["dense"]
+    }
+
+
+def limit_sums(core: Any, stages: Mapping[int, StagePlan]) -> None:
+    """Give a box's compiled subdomains, bounded already, the limits of these stages' rounding."""
+    for number, stage in stages.items():
+        neurons = _moving(core.post_bounds(number))
+        ends = core.post_bounds(stage.maps[0].source)
         # Adding an exact zero rounds nothing; but fused operations may have given such a product a constant.
-        inputs = np.arange(core.post_bounds(stage.maps[0].source)[0].size)
-        if not stage.fused:
-            inputs = _moving(core, stage.maps[0].source)
+        inputs = np.arange(ends[0].size) if stage.fused else _moving(ends)
         if len(neurons) == 0 or len(neurons) * len(inputs) ** 2 // 4 > MOST_STEPS:
             continue
         weights = np.asarray(stage.maps[0].matrix, dtype=np.float64)[np.ix_(neurons, inputs)]
-        ends = [weights * end[inputs] for end in core.post_bounds(stage.maps[0].source)]
+        products = [weights * end[inputs] for end in ends]
         constant = np.maximum(np.abs(stage.bias), stage.bias_magnitude)[neurons]
-        size = np.maximum(*np.abs(ends)).sum(axis=1) + constant
+        size = np.maximum(*np.abs(products)).sum(axis=1) + constant
         limits = np.full(stage.size, np.inf)
         limits[neurons] = ordered_error(
-            np.minimum(*ends),
-            np.maximum(*ends),
+            np.minimum(*products),
+            np.maximum(*products),
             constant,
             size * (1 + (len(inputs) + 2) * 2.0**-52),
             fused=stage.fused,
@@ -46,7 +52,6 @@ def limit_sums(core: Any, stages: Sequence[StagePlan]) -> None:
         core.limit_sums(number, limits)
 
 
-def _moving(core: Any, stage: int) -> np.ndarray:
-    """Neurons of a stage, 0 for the input, whose h is not identically 0."""
-    low, high = core.post_bounds(stage)
-    return np.flatnonzero((low != 0) | (high != 0))
+def _moving(ends: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Neurons whose h, between these ends, is not identically 0."""
+    return np.flatnonzero((ends[0] != 0) | (ends[1] != 0))

@@ -28,9 +28,8 @@ from verifier.errors import SpecError
 from verifier.graph.ir import Graph
 from verifier.outcome import Soundness, StopReason
 from verifier.run import Run
+from verifier.settings import EFFORTS
 from verifier.spec.representable import float_ceiling, float_floor
-
-EFFORTS = ("bounds", "slopes", "search")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from verifier.cli.settings_file import SettingsFile
 from verifier.errors import SpecError
+from verifier.settings import EFFORTS
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -70,7 +71,7 @@ def add_settings_arguments(parser: argparse.ArgumentParser, *, proves: bool = Tr
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of every random choice (default: 0)")
     if proves:
         parser.add_argument(
-            "--effort", choices=("bounds", "slopes", "search"), default="search",
+            "--effort", choices=EFFORTS, default="search",
             help="how far to go: default bounds of the whole input set, optimised ones, or splitting it (default)",
         )  # fmt: skip
     parser.add_argument(

@@ -17,6 +17,7 @@ from verifier.cli.parser import count, seconds
 from verifier.cli.transform_options import image_transforms, transforms_in_words
 from verifier.cli.weight_options import add_weight_arguments, moving_weights, weights_in_words
 from verifier.errors import SpecError
+from verifier.settings import EFFORTS
 
 if TYPE_CHECKING:
     from verifier.certify.plan import Plan
@@ -51,7 +52,7 @@ def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
     add_weight_arguments(parser)
     effort = parser.add_argument_group("effort")
     effort.add_argument("--timeout", type=seconds, default=30.0, metavar="S", help="seconds a sample (default: 30)")
-    effort.add_argument("--effort", choices=("bounds", "slopes", "search"), default="search", help="default: search")
+    effort.add_argument("--effort", choices=EFFORTS, default="search", help="default: search")
     effort.add_argument("--workers", type=count, default=1, metavar="N", help="processes (default: 1)")
     effort.add_argument("--threads", type=count, default=1, metavar="N", help="CPU threads a process (default: 1)")
     effort.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
