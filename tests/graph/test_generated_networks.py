@@ -94,6 +94,16 @@ def networks(draw: st.DrawFn) -> onnx.ModelProto:
     return whole_model(graph.nodes, [variable("x", 1, INPUTS)], [out[0]], graph.weights)
 
 
+def test_outputs_that_do_not_depend_on_the_input(tmp_path) -> None:
+    graph = Drawn(np.random.default_rng(0))
+    one = graph.dense(graph.vectors[-1], 1)
+    out = graph.dense(graph.node("Softmax", [one[0]], 1, axis=1), 2)
+    path = tmp_path / "constant.onnx"
+    path.write_bytes(whole_model(graph.nodes, [variable("x", 1, INPUTS)], [out[0]], graph.weights).SerializeToString())
+    engine = TorchEngine(load_network(str(path)))
+    assert np.array_equal(engine.gradient(np.ones((2, INPUTS)), np.ones((2, 2))), np.zeros((2, INPUTS)))
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     model=networks(),

@@ -205,7 +205,9 @@ class TorchEngine:
         for x, w in zip(self.tensor(points).split(step), self.tensor(weights).split(step), strict=True):
             x = x.detach().requires_grad_(True)
             with torch.enable_grad():
-                (g,) = torch.autograd.grad((self.guide.evaluate(x, surrogate=True) * w).sum(), x)
+                total = (self.guide.evaluate(x, surrogate=True) * w).sum()
+                # Outputs may be constants: a softmax of one number is.
+                (g,) = torch.autograd.grad(total, x) if total.requires_grad else (torch.zeros_like(x),)
             results.append(torch.nan_to_num(g, nan=0.0, posinf=0.0, neginf=0.0))
         return torch.cat(results).double().cpu().numpy()
 
