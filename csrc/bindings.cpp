@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include "example_op/scale_boxes.h"
+#include "verifier/box_pass.h"
 #include "verifier/kernels.h"
 #include "verifier/network.h"
 #include "verifier/thread_pool.h"
@@ -264,6 +265,34 @@ void scale_boxes(bool cuda, intptr_t where, const py::dict& given) {
 }
 
 template <typename T>
+verifier::DenseLayer<T> dense_layer_from(const py::dict& given) {
+    const Job in(given);
+    return {in.size("inputs"), in.size("outputs"), static_cast<verifier::Function>(in.size("function")),
+            in.number("alpha"), in.number("deviation"), in.pointer<T>("weight"), in.pointer<T>("transposed"),
+            in.pointer<T>("bias"), in.pointer<T>("bias_magnitude"), in.number("row_magnitude"),
+            in.number("deployed_unit"), in.number("products"), in.number("fused"), in.number("tiny"), in.number("flush")};
+}
+
+template <typename T>
+void box_pass(bool cuda, intptr_t where, const py::dict& given) {
+    const Job in(given);
+    verifier::BoxPass<T> job{};
+    for (const auto& layer : given["layers"].cast<py::list>()) {
+        if (job.count == verifier::kMostLayers)
+            throw py::value_error("box_pass: expected at most " + std::to_string(verifier::kMostLayers) + " layers");
+        job.layers[job.count++] = dense_layer_from<T>(layer.cast<py::dict>());
+    }
+    job.boxes = in.size("boxes"), job.rows = in.size("rows"), job.row_block = in.size("row_block");
+    job.refine = in.size("refine") != 0;
+    job.lower = in.pointer<double>("lower"), job.upper = in.pointer<double>("upper");
+    job.spec = in.pointer<double>("spec"), job.out_lower = in.pointer<double>("out_lower");
+    job.coeffs = in.pointer<double>("coeffs"), job.offset = in.pointer<double>("offset");
+    job.sensitivity = in.pointer<double>("sensitivity");
+    py::gil_scoped_release free;
+    cuda ? verifier::box_pass_cuda(job, where) : verifier::box_pass_cpu(job, where);
+}
+
+template <typename T>
 void bind_kernels(py::module_& module, const std::string& suffix) {
     const auto bind = [&](const char* name, void (*kernel)(bool, intptr_t, const py::dict&)) {
         module.def((name + suffix).c_str(), kernel, py::arg("cuda"), py::arg("where"), py::arg("job"));
@@ -276,6 +305,7 @@ void bind_kernels(py::module_& module, const std::string& suffix) {
     bind("ascend", &ascend<T>);
     bind("split_scores", &split_scores<T>);
     bind("scale_boxes", &scale_boxes<T>);
+    bind("box_pass", &box_pass<T>);
 }
 
 }  // namespace

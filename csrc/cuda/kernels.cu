@@ -8,19 +8,24 @@ namespace {
 template <typename T, bool kSplit>
 __global__ void relax_rows(RelaxStep<T> job) {
     __shared__ double scratch[32];
-    const double chain = chain_gamma<T>(job.n, blockDim.x);
+    const double chain = relax_gamma<T>(job.n, blockDim.x);
     const T gamma = round_up<T>(chain);
     for (int64_t row = blockIdx.x; row < job.boxes * job.rows; row += gridDim.x) {
         const int64_t box = row / job.rows, at = row * job.n, line = (job.lines_per_row ? row : box) * job.n;
-        T offset = 0, loss = 0;
-        for (int64_t i = threadIdx.x; i < job.n; i += blockDim.x) {
-            const T push = kSplit ? job.split_sign[box * job.n + i] * job.multiplier[at + i] : T(0);
-            job.out[at + i] = relax_element<T>(job.coeffs[at + i], job.slope_lower[line + i], job.offset_lower[line + i],
-                                               job.slope_upper[line + i], job.offset_upper[line + i], job.bias[i], push,
-                                               job.magnitude[box * job.n + i], job.charge[box * job.n + i], gamma,
-                                               offset, loss);
+        double total = 0, lost = 0;
+        for (int64_t i = threadIdx.x; i < job.n;) {
+            T offset = 0, loss = 0;
+            for (int64_t k = 0; k < kRelaxChain && i < job.n; ++k, i += blockDim.x) {
+                const T push = kSplit ? job.split_sign[box * job.n + i] * job.multiplier[at + i] : T(0);
+                job.out[at + i] = relax_element<T>(job.coeffs[at + i], job.slope_lower[line + i], job.offset_lower[line + i],
+                                                   job.slope_upper[line + i], job.offset_upper[line + i], job.bias[i], push,
+                                                   job.magnitude[box * job.n + i], job.charge[box * job.n + i], gamma,
+                                                   offset, loss);
+            }
+            total += offset;
+            lost += loss;
         }
-        const double total = block_sum(offset, scratch), lost = block_sum(loss, scratch);
+        total = block_sum(total, scratch), lost = block_sum(lost, scratch);
         if (threadIdx.x == 0) {
             job.offset[row] += total;
             job.loss[row] += lost * (1 + 4 * chain) + static_cast<double>(job.n) * 8 * Precision<T>::kTiny;

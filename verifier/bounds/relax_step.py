@@ -5,21 +5,28 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from verifier.kernels.fused import LineArrays, StageCosts, relax_step
+from verifier.kernels.native import kernels_for
+
+#: Coefficients on the CPU from which the kernel's call costs less than it saves; it is some ten times as fast.
+WORTH_A_CALL = 1 << 14
+
 
 class RelaxStep(torch.autograd.Function):
     """(A, planes) -> A per input and the offset, choosing the lower plane where A >= 0.
 
-    One Function instead of a chain of elementwise operations keeps only A for the gradient.
+    One Function instead of a chain of elementwise operations keeps only A for the gradient; as a kernel it is
+    one read and one write of A.
+
+    Args:
+        coeffs: [B, S, *shape]; slopes and offsets: [B, 1 or S, *shape].
     """
 
     @staticmethod
     def forward(ctx, coeffs, lower_slope, lower_offset, upper_slope, upper_offset):  # type: ignore[no-untyped-def]
-        positive = coeffs.clamp(min=0)
-        negative = coeffs.clamp(max=0)
-        ctx.save_for_backward(coeffs, lower_slope, lower_offset, upper_slope, upper_offset)
-        result = positive * lower_slope + negative * upper_slope
-        offset = dot(positive, lower_offset) + dot(negative, upper_offset)
-        return result, offset
+        planes = (lower_slope, lower_offset, upper_slope, upper_offset)
+        ctx.save_for_backward(coeffs, *planes)
+        return fused_step(coeffs, *planes) if takes_kernel(coeffs) else plain_step(coeffs, *planes)
 
     @staticmethod
     def backward(ctx, grad_result, grad_offset):  # type: ignore[no-untyped-def]
@@ -38,6 +45,38 @@ class RelaxStep(torch.autograd.Function):
             shape = ctx.saved_tensors[index].shape
             grads.append((part * factor).sum_to_size(shape) if ctx.needs_input_grad[index] else None)
         return grad_coeffs, *grads
+
+
+def takes_kernel(coeffs: Tensor) -> bool:
+    """Whether the step is the compiled kernel's: where the build has it, and on the CPU where the rows are long."""
+    return kernels_for(coeffs.device.type) and (coeffs.is_cuda or coeffs.numel() >= WORTH_A_CALL)
+
+
+def plain_step(
+    coeffs: Tensor, lower_slope: Tensor, lower_offset: Tensor, upper_slope: Tensor, upper_offset: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The step in torch's own operations; the offset's rounding is charged with the node (`element_slack`)."""
+    positive, negative = coeffs.clamp(min=0), coeffs.clamp(max=0)
+    result = positive * lower_slope + negative * upper_slope
+    return result, dot(positive, lower_offset) + dot(negative, upper_offset)
+
+
+def fused_step(
+    coeffs: Tensor, lower_slope: Tensor, lower_offset: Tensor, upper_slope: Tensor, upper_offset: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The step as one kernel, whose offset comes with the rounding of its sum already taken off."""
+    rows = coeffs.flatten(2)
+    b, _, n = rows.shape
+    planes = [
+        p.flatten(2).squeeze(1).expand(b, n) if p.shape[1] == 1 else p.flatten(2).expand(rows.shape)
+        for p in (lower_slope, lower_offset, upper_slope, upper_offset)
+    ]
+    if len({p.ndim for p in planes}) > 1:
+        planes = [p if p.ndim == 3 else p.unsqueeze(1).expand(rows.shape) for p in planes]
+    none = rows.new_zeros(b, n)
+    costs = StageCosts(none, none.new_zeros(n), none)  # z is charged elsewhere, see `element_slack`
+    result, offset, loss = relax_step(rows, LineArrays(*planes), costs, threads=torch.get_num_threads())
+    return result.reshape(coeffs.shape), offset - loss
 
 
 def dot(coeffs: Tensor, offset: Tensor) -> Tensor:

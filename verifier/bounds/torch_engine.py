@@ -20,8 +20,10 @@ from verifier.bounds.joint_products import JointProducts, pays
 from verifier.bounds.network import Network
 from verifier.bounds.patches import is_local, patch_bounds, patch_flops, tiles
 from verifier.bounds.rounding import cast_down, cast_up
+from verifier.bounds.whole_network import WholeNetwork
 from verifier.errors import DeviceError
 from verifier.graph.ir import Graph
+from verifier.kernels.native import kernels_for
 from verifier.ops.elementwise import ELEMENTWISE
 from verifier.outcome import Soundness
 
@@ -125,6 +127,7 @@ class TorchEngine:
         memory_bytes: ceiling for one batch of coefficients.
         deadline: time.monotonic() value after which intermediate bounds are no longer refined
             (the interval bounds they would tighten remain valid).
+        whole: bound boxes of small dense networks in one launch of the whole-network kernel; None on a GPU only.
     """
 
     name = "torch"
@@ -138,6 +141,7 @@ class TorchEngine:
         dtype: torch.dtype | None = None,
         memory_bytes: int = 1 << 29,
         deadline: float = np.inf,
+        whole: bool | None = None,
     ):
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise DeviceError(f"device: expected a CUDA GPU for '{device}', found none; use --device cpu")
@@ -153,6 +157,8 @@ class TorchEngine:
         #: what attacks follow the gradient of
         self.guide = self.network if logits is graph else Network(logits, dtype, self.device, soundness)
         self.dtype = dtype
+        on_gpu = self.device.type == "cuda" and kernels_for("cuda")
+        self.whole = WholeNetwork.of(graph, soundness, self.device) if (on_gpu if whole is None else whole) else None
         self.memory_bytes = memory_bytes
         self.deadline = deadline
         self.flops_per_second = 1e10
@@ -377,6 +383,8 @@ class TorchEngine:
 
     def bound_boxes(self, lower: np.ndarray, upper: np.ndarray, rows: np.ndarray, *, refine: bool = True) -> BoxBounds:
         """See BoxEngine. Boxes go in batches that fit the memory ceiling."""
+        if self.whole is not None:
+            return self.whole.bound_boxes(lower, upper, rows, self.memory_bytes, refine=refine)
         parts = []
         joint = pays(self.network, torch.as_tensor(lower), torch.as_tensor(upper))
         step = self.box_batch(rows.shape[0], lower.shape[1] ** 2 if joint else 0)

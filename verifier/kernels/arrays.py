@@ -52,8 +52,12 @@ class Call:
         Raises:
             ShapeError: shape, dtype, library or device differ from what the call needs.
         """
+        self.job[name] = self.address(name, array, shape, dtype)
+
+    def address(self, name: str, array: Array, shape: Sequence[int], dtype: str | None = None) -> int:
+        """As `read`, for jobs whose inputs are not a flat list: the address alone."""
         self._check(name, array, shape, dtype or self.dtype)
-        self._keep(name, np.ascontiguousarray(array) if self.is_numpy else array.detach().contiguous())
+        return self._keep(np.ascontiguousarray(array) if self.is_numpy else array.detach().contiguous())
 
     def update(self, name: str, array: Array, shape: Sequence[int], dtype: str | None = None) -> None:
         """An array that the kernel changes in place.
@@ -65,16 +69,17 @@ class Call:
         contiguous = array.flags.c_contiguous if self.is_numpy else array.is_contiguous()
         if not contiguous:
             raise ShapeError(f"{self.kernel}: {name} is updated in place and must be contiguous")
-        self._keep(name, array)
+        self.job[name] = self._keep(array)
 
-    def create(self, name: str, shape: Sequence[int], dtype: str | None = None) -> Array:
-        """A new array of zeros for a result."""
+    def create(self, name: str, shape: Sequence[int], dtype: str | None = None, *, zero: bool = True) -> Array:
+        """A new array for a result: zeros, or whatever was there for kernels that write every element."""
         wanted = dtype or self.dtype
         if self.is_numpy:
-            made: Array = np.zeros(tuple(shape), dtype=wanted)
+            made: Array = (np.zeros if zero else np.empty)(tuple(shape), dtype=wanted)
         else:
-            made = self.lead.new_zeros(tuple(shape), dtype=self._torch_dtype(wanted))
-        self._keep(name, made)
+            make = self.lead.new_zeros if zero else self.lead.new_empty
+            made = make(tuple(shape), dtype=self._torch_dtype(wanted))
+        self.job[name] = self._keep(made)
         return made
 
     def absent(self, *names: str) -> None:
@@ -82,7 +87,7 @@ class Call:
         for name in names:
             self.job[name] = 0
 
-    def launch(self, **settings: float) -> None:
+    def launch(self, **settings: Any) -> None:
         """Run the kernel: on the CPU at once, on a GPU in the current stream."""
         where = self.threads
         if self.cuda:
@@ -94,7 +99,7 @@ class Call:
             return
         self._run(where, settings)
 
-    def _run(self, where: int, settings: dict[str, float]) -> None:
+    def _run(self, where: int, settings: dict[str, Any]) -> None:
         getattr(self.module, f"{self.kernel}_{self.dtype}")(self.cuda, where, self.job | settings)
 
     def _torch_dtype(self, name: str) -> Any:
@@ -111,6 +116,6 @@ class Call:
         if _DTYPES.get(str(array.dtype)) != dtype:
             raise ShapeError(f"{self.kernel}: {name}: expected {dtype}, got {array.dtype}")
 
-    def _keep(self, name: str, array: Array) -> None:
+    def _keep(self, array: Array) -> int:
         self._alive.append(array)
-        self.job[name] = array.ctypes.data if self.is_numpy else array.data_ptr()
+        return array.ctypes.data if self.is_numpy else array.data_ptr()

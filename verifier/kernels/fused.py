@@ -104,7 +104,7 @@ def relax_step(
     else:
         call.read("split_sign", split.sign, (b, n))
         call.read("multiplier", split.multiplier, (b, s, n))
-    out = call.create("out", (b, s, n))
+    out = call.create("out", (b, s, n), zero=False)
     offset, loss = call.create("offset", (b, s), "float64"), call.create("loss", (b, s), "float64")
     call.launch(boxes=b, rows=s, n=n, lines_per_row=int(per_row))
     return out, offset, loss

@@ -21,3 +21,12 @@ def native() -> ModuleType:
             f"the compiled kernels (verifier.kernels._native) cannot be loaded: {error}; "
             "build them with `pip install -e . --no-build-isolation`, or use --engine torch"
         ) from error
+
+
+def kernels_for(device: str) -> bool:
+    """Whether the compiled module is there and has kernels for "cpu" or "cuda"."""
+    try:
+        module = native()
+    except DeviceError:
+        return False
+    return device == "cpu" or (device == "cuda" and bool(module.cuda_architectures))

@@ -50,6 +50,12 @@ class Sparse:
         row, column = np.nonzero(matrix)
         return Sparse.build(row, column, matrix[row, column], *matrix.shape)
 
+    def to_dense(self) -> np.ndarray:
+        """[rows, cols], float64."""
+        matrix = np.zeros((self.rows, self.cols))
+        matrix[np.repeat(np.arange(self.rows), np.diff(self.row_start)), self.columns] = self.values
+        return matrix
+
     @staticmethod
     def select(indices: np.ndarray, cols: int) -> Sparse:
         """Row i picks x[indices[i]]; -1 gives an empty row."""

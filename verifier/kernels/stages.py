@@ -321,6 +321,7 @@ _MAPS: dict[str, Callable[[Stager, Node], list[Map]]] = {
     "ReduceSum": _reduce_sum,
 }
 
+
 def _dense_products(node: Node) -> int:
     """Most nonzero products behind one result of a Dense node: adding exact zeros rounds nothing."""
     return int(np.count_nonzero(node.attrs["weight"], axis=0).max(initial=0))

@@ -17,18 +17,6 @@ struct Context {
     Context(const Plan<T>& p, Workspace<T>& w) : plan(p), work(w), rows(p.forms, p.stages[0].size) {}
 };
 
-// gamma_n with the factor that makes up for magnitudes which were themselves summed in T.
-template <typename T>
-static double safe_gamma(double n) {
-    const double g = gamma_n(n, Precision<T>::kUnit);
-    return g * (1 + 4 * g) * (1 + 1e-6);
-}
-
-template <typename T>
-static T as_charge(double x) {
-    return round_up<T>(x * (1 + 1e-6));
-}
-
 // Fills stage 0: intervals in T that contain the box, and its normalised coordinates as forms.
 template <typename T>
 static void enter_box(Context<T>& at, const double* lower, const double* upper) {
@@ -61,31 +49,6 @@ static void enter_box(Context<T>& at, const double* lower, const double* upper) 
     }
     state.tiny = 16 * Precision<T>::kTiny * (stage.size + 4) * (4 + state.post_sum);
 }
-
-// Rounding of the deployed program's z = sum of n products + bias, summed in any order:
-//     min(gamma size, whole size + part reach + constant bias), size = |W| hmax + bias_magnitude, reach >= |z|.
-// A partial sum lies between minus the sum N of the negative terms and the sum P of the positive ones, and
-// max(P, N) <= (size + reach) / 2: half of what gamma_n takes it for where terms cancel. The constant may be spread
-// over the products, so any partial sum may hold all of it. Every product is rounded once, and once for each operation
-// fused into it; terms of second order are below 4 n u of the whole.
-struct SumError {
-    double gamma = 0, whole = 0, part = 0, constant = 0;
-
-    SumError(double unit, double products, double fused) {
-        if (unit == 0) return;
-        const double roundings = products + 2 + fused;
-        gamma = gamma_n(roundings - 1, unit) * (1 + 1e-9);
-        const double each = roundings * unit < 0.1 ? unit * (1 + 8 * roundings * unit) * (1 + 1e-9) : HUGE_VAL;
-        part = 0.5 * each * (products + 1);
-        whole = each * (2 + fused) + part;
-        constant = 2 * part;
-    }
-
-    double operator()(double size, double reach, double bias) const {
-        const double usual = gamma * (size + bias), halved = whole * (size + bias) + part * reach + constant * bias;
-        return halved < usual ? halved : usual;
-    }
-};
 
 template <typename T>
 static SumError sum_error(const Stage<T>& stage, const StageState<T>& state) {

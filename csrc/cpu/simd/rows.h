@@ -1,5 +1,4 @@
-// CPU kernels, one item per call. Inner loops run over as many independent lanes as a vector has, so
-// that the compiler vectorises the shared scalar formulas without reordering any sum.
+// CPU kernels, one item per call, from the formulas that the GPU shares.
 #pragma once
 
 #include "vec.h"
@@ -9,50 +8,52 @@
 namespace verifier::VERIFIER_ISA {
 
 template <typename T>
-constexpr int kChains = 2 * Lanes<T>::kCount;  // two vectors hide the latency of an addition
-
-template <typename T, int kCount>
-static double total_of(const T* lanes) {
-    double sum = 0;
-    for (int i = 0; i < kCount; ++i) sum += lanes[i];
-    return sum;
+VERIFIER_INLINE Vec<T> load_any(const T* p) {
+    Vec<T> v;
+    memcpy(&v, p, sizeof v);
+    return v;
 }
 
-// Calls body(i, lane) for i = 0 .. n - 1, whole groups of lanes first.
-template <int kCount, typename Body>
-VERIFIER_INLINE void over_lanes(int64_t n, Body body) {
-    int64_t i = 0;
-    for (; i + kCount <= n; i += kCount)
-        for (int lane = 0; lane < kCount; ++lane) body(i + lane, lane);
-    for (int lane = 0; i + lane < n; ++lane) body(i + lane, lane);
+// Elements [begin, begin + lanes) of a row; the last, shorter block passes through copies padded with zeros.
+template <typename T, bool kSplit>
+VERIFIER_INLINE Vec<T> relax_block(const RelaxStep<T>& job, int64_t row, int64_t begin, Vec<T> gamma, Vec<T>& offset, Vec<T>& loss) {
+    const int64_t n = job.n, box = row / job.rows, line = (job.lines_per_row ? row : box) * n + begin;
+    const int64_t at = row * n + begin, own = box * n + begin, left = n - begin;
+    const auto read = [&](const T* p) __attribute__((always_inline)) {
+        if (left >= Lanes<T>::kCount) return load_any(p);
+        Vec<T> v{};
+        memcpy(&v, p, left * sizeof(T));
+        return v;
+    };
+    const Vec<T> push = kSplit ? read(job.split_sign + own) * read(job.multiplier + at) : Vec<T>{};
+    return relax_element<T>(read(job.coeffs + at), read(job.slope_lower + line), read(job.offset_lower + line),
+                            read(job.slope_upper + line), read(job.offset_upper + line), read(job.bias + begin), push,
+                            read(job.magnitude + own), read(job.charge + own), gamma, offset, loss);
 }
 
 template <typename T, bool kSplit>
 static void relax_row_with(const RelaxStep<T>& job, int64_t row) {
-    constexpr int count = kChains<T>;
-    const int64_t n = job.n, box = row / job.rows, line = (job.lines_per_row ? row : box) * n;
-    const T* __restrict a = job.coeffs + row * n;
-    const T* __restrict slope_lower = job.slope_lower + line;
-    const T* __restrict offset_lower = job.offset_lower + line;
-    const T* __restrict slope_upper = job.slope_upper + line;
-    const T* __restrict offset_upper = job.offset_upper + line;
-    const T* __restrict magnitude = job.magnitude + box * n;
-    const T* __restrict charge = job.charge + box * n;
-    const T* __restrict sign = kSplit ? job.split_sign + box * n : nullptr;
-    const T* __restrict multiplier = kSplit ? job.multiplier + row * n : nullptr;
-    const T* __restrict bias = job.bias;
-    T* __restrict out = job.out + row * n;
-    const double chain = chain_gamma<T>(n, count);
-    const T gamma = round_up<T>(chain);
-    alignas(64) T offset[count] = {}, loss[count] = {};
-    over_lanes<count>(n, [&](int64_t i, int lane) __attribute__((always_inline)) {
-        const T push = kSplit ? sign[i] * multiplier[i] : T(0);
-        out[i] = relax_element<T>(a[i], slope_lower[i], offset_lower[i], slope_upper[i], offset_upper[i], bias[i], push,
-                                  magnitude[i], charge[i], gamma, offset[lane], loss[lane]);
-    });
-    const double lost = total_of<T, count>(loss) * (1 + 4 * chain);
-    job.offset[row] += total_of<T, count>(offset);
-    job.loss[row] += lost + static_cast<double>(n) * 8 * Precision<T>::kTiny;
+    constexpr int64_t lanes = Lanes<T>::kCount, chain_length = kRelaxChain * lanes;
+    const int64_t n = job.n;
+    T* out = job.out + row * n;
+    const double chain = relax_gamma<T>(n, lanes);
+    const Vec<T> gamma = spread<T>(round_up<T>(chain));
+    Wide<T> total{}, lost{};
+    for (int64_t begin = 0; begin < n; begin += chain_length) {
+        const int64_t end = smaller(n, begin + chain_length);
+        Vec<T> offset{}, loss{};
+        for (int64_t i = begin; i < end; i += lanes) {
+            const Vec<T> p = relax_block<T, kSplit>(job, row, i, gamma, offset, loss);
+            if (end - i >= lanes) memcpy(out + i, &p, sizeof p);
+            else memcpy(out + i, &p, (end - i) * sizeof(T));
+        }
+        total += __builtin_convertvector(offset, Wide<T>);
+        lost += __builtin_convertvector(loss, Wide<T>);
+    }
+    double sum = 0, losses = 0;
+    for (int64_t lane = 0; lane < lanes; ++lane) sum += total[lane], losses += lost[lane];
+    job.offset[row] += sum;
+    job.loss[row] += losses * (1 + 4 * chain) + static_cast<double>(n) * 8 * Precision<T>::kTiny;
 }
 
 template <typename T>

@@ -29,18 +29,20 @@ VERIFIER_HD T size_of(T x) {
 // times its terms; and |p| charge for whatever the caller still owes for z (METHODS section 7).
 // Infinite offsets count only where a is not 0.
 // Source: Zhang et al. 2018, arXiv:1811.00866; multipliers: Wang et al. 2021, arXiv:2103.06624.
-template <typename T>
-VERIFIER_HD T relax_element(T a, T slope_lower, T offset_lower, T slope_upper, T offset_upper, T bias, T push,
-                            T magnitude, T charge, T gamma, T& offset, T& loss) {
-    const bool positive = a > 0;
-    const T scaled = a * (positive ? slope_lower : slope_upper);
-    const T line = a == 0 ? T(0) : a * (positive ? offset_lower : offset_upper);
-    const T p = scaled - push;
-    const T shift = p * bias;
+// V is T, or a vector of T.
+template <typename T, typename V>
+VERIFIER_HD V relax_element(V a, V slope_lower, V offset_lower, V slope_upper, V offset_upper, V bias, V push,
+                            V magnitude, V charge, V gamma, V& offset, V& loss) {
+    const V zero{};
+    const auto positive = a > zero;
+    const V scaled = a * (positive ? slope_lower : slope_upper);
+    const V line = a == zero ? zero : a * (positive ? offset_lower : offset_upper);
+    const V p = scaled - push;
+    const V shift = p * bias, size = p < zero ? -p : p;
     const T unit = static_cast<T>(1.01 * Precision<T>::kUnit);
     offset += line + shift;
-    loss += gamma * (size_of(line) + size_of(shift)) + unit * (size_of(scaled) + size_of(p)) * magnitude +
-            size_of(p) * charge;
+    loss += gamma * ((line < zero ? -line : line) + (shift < zero ? -shift : shift)) +
+            unit * ((scaled < zero ? -scaled : scaled) + size) * magnitude + size * charge;
     return p;
 }
 

@@ -144,6 +144,15 @@ VERIFIER_HD double chain_gamma(int64_t n, int64_t lanes) {
     return gamma_n(2.0 * static_cast<double>((n + lanes - 1) / lanes) + 8, Precision<T>::kUnit);
 }
 
+// Terms that one lane adds in T before its sum goes on in double: the relaxation step's offset and loss.
+constexpr int64_t kRelaxChain = 16;
+
+// Relative error of those sums in a row of n elements, over `lanes` lanes.
+template <typename T>
+VERIFIER_HD double relax_gamma(int64_t n, int64_t lanes) {
+    return chain_gamma<T>(smaller(n, kRelaxChain * lanes), lanes) + (static_cast<double>(n) + 64) * Precision<double>::kUnit;
+}
+
 // value = total - lost, rounded down; -inf where that is not a number.
 VERIFIER_HD double settle(double total, double lost) {
     const double value = total - lost - 1e-14 * (size_of(total) + lost);
