@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -10,6 +11,7 @@ from native_nets import chain, float32_in_order, residual
 
 from verifier.bounds.clauses import PaddedClauses
 from verifier.bounds.native_domains import NativeBatch, NativeDomains
+from verifier.bounds.native_refine import Refinement
 from verifier.bounds.native_engine import NativeEngine
 from verifier.graph.evaluate import evaluate
 from verifier.graph.ir import Graph
@@ -245,16 +247,37 @@ def test_refined_neurons_hold_and_tighten() -> None:
     assert not domains.refine(0.0, never)
 
 
+def test_refining_goes_on_where_it_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("verifier.bounds.native_refine.MOST_ROUNDS", 3)
+    rng = np.random.default_rng(41)
+    graph = chain(rng, [6, 30, 30, 30, 3])
+    domains = domains_of(graph, np.eye(3), 0.5, 8)
+    domains.optimise_root(1e9)
+    ranges, points = [], points_in(domains, 3000)
+    for _ in range(5):
+        domains.refine(20.0, never)
+        bounds = [domains.stage_bounds(s) for s in (1, 2, 3)]
+        ranges.append(sum(float((high - low).sum()) for low, high in bounds))
+        h = points
+        for k, (low, high) in enumerate(bounds):
+            z = h @ graph[f"dense{k}"].attrs["weight"].astype(float) + graph[f"dense{k}"].attrs["bias"]
+            assert (z >= low).all() and (z <= high).all()
+            h = np.maximum(z, 0)
+    assert all(b < a for a, b in itertools.pairwise(ranges))  # three rounds more each time, not the same three again
+
+
 def test_refining_goes_on_past_a_stage_that_does_not_move(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(3)
     domains = domains_of(chain(rng, [4, 20, 20, 20, 2]), np.ones((1, 2)), 0.8, 1)
     asked: list[int] = []
 
-    def refined(domains: NativeDomains, stage: int, end: float, stopped: Callable[[], bool]) -> bool:
+    def refined(
+        self: Refinement, domains: NativeDomains, stage: int, end: float, stopped: Callable[[], bool]
+    ) -> bool:
         asked.append(stage)
         return stage == 3
 
-    monkeypatch.setattr("verifier.bounds.native_refine._refine_stage", refined)
+    monkeypatch.setattr(Refinement, "_refine_stage", refined)
     assert domains.refine(5.0, never)
     assert asked == [2, 3]  # the first stage is exact
 

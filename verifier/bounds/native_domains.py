@@ -20,7 +20,7 @@ import numpy as np
 from verifier.bounds.clauses import PaddedClauses
 from verifier.bounds.engine import DomainBounds
 from verifier.bounds.native_engine import NativeEngine
-from verifier.bounds.native_refine import refine_stages
+from verifier.bounds.native_refine import Refinement
 from verifier.bounds.sum_limits import limit_sums
 from verifier.kernels.native import native
 from verifier.run import Run
@@ -111,6 +111,7 @@ class NativeDomains:
         self._make = lambda: engine.domains(lower, upper, 0.0)
         self.core = engine.domains(lower, upper, ROOT_SHARE * self._remaining())
         self.capacity = module.split_candidates
+        self._refinement = Refinement()
         self._count_open()
         c, s = clauses.limits.shape
         self._target: dict[str, Any] = {"stage": 0, "rows": clauses.rows.reshape(c * s, -1)}
@@ -235,7 +236,7 @@ class NativeDomains:
 
     def refine(self, seconds: float, stopped: Callable[[], bool]) -> bool:
         """See engine.DomainEngine: neurons' own bounds by branch and bound, stage by stage."""
-        return refine_stages(self, seconds, stopped)
+        return self._refinement.run(self, seconds, stopped)
 
     def focus(self, spare: NativeDomains | None) -> NativeDomains | None:
         """See engine.DomainEngine."""
@@ -268,9 +269,9 @@ class NativeDomains:
         self._count_open()
         if empty:
             return replace(bounds, closed=np.ones(1, dtype=bool))
-        return self.bound(self._renumber(batch, *before), CLAUSE_ITERATIONS, stopped)
+        return self.bound(self.renumber(batch, *before), CLAUSE_ITERATIONS, stopped)
 
-    def _renumber(self, batch: NativeBatch, stage: np.ndarray, index: np.ndarray) -> NativeBatch:
+    def renumber(self, batch: NativeBatch, stage: np.ndarray, index: np.ndarray) -> NativeBatch:
         """The same subdomains after some of the neurons (stage, index), numbered as in them, became stable."""
         now = {pair: k for k, pair in enumerate(zip(self.open_stage.tolist(), self.open_index.tolist(), strict=True))}
         number = np.array([now.get(pair, -1) for pair in zip(stage.tolist(), index.tolist(), strict=True)] + [-1])

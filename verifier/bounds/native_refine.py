@@ -10,50 +10,111 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from verifier.bounds.native_domains import NativeDomains
+    from verifier.bounds.native_domains import NativeBatch, NativeDomains
 
 #: Steps for each subdomain: many poor bounds of small parts beat few good ones of large parts.
 ITERATIONS = 4
-#: Rounds for one stage: a target's leaves are one more than its rounds.
+#: Rounds for one stage in one call: a target's leaves are one more than its rounds.
 MOST_ROUNDS = 200
 #: A stage whose open neurons' ranges shrink less than this in all is not worth its time.
-LEAST_GAIN = 0.1
+LEAST_GAIN = 0.05
 #: Share of its time after which a stage must have gained the same share of that.
 PROBE_SHARE = 0.2
+#: Share of a stage's time for splitting; the rest renews the bounds of the stages after it.
+SPLIT_SHARE = 0.7
+#: A stage whose leaves take more memory starts from the whole box the next time.
+KEPT_BYTES = 1 << 27
 
 
-def refine_stages(domains: NativeDomains, seconds: float, stopped: Callable[[], bool]) -> bool:
-    """Tighten the root stage by stage within about `seconds`; True where some stage gained."""
-    end = time.monotonic() + seconds
-    stages = [int(s) for s in np.unique(domains.open_stage)][1:]  # the first open stage is exact
-    gained = False
-    for k, stage in enumerate(stages):
-        now = time.monotonic()
-        if stopped() or now >= end:
-            break
-        share = (end - now) / (len(stages) - k)
-        if not _refine_stage(domains, stage, now + 0.7 * share, stopped):
-            continue  # after the first part of its share
-        gained = True
-        domains.optimise_root(share, first=stage + 1)
-    return gained
+@dataclass(frozen=True)
+class Targets:
+    """Bounds of +z and -z of some neurons of one stage, and the leaves that prove them.
+
+    Attributes:
+        neurons: [n]; target t < n is +z of neurons[t], n + t is -z of it.
+        leaves: subdomains that cover the box for every target, which is their `clause`; but those in `done`.
+        done: [2 n], lowest bound of the leaves that cannot be split any further, inf where there are none.
+        numbering: open_stage and open_index of the domains that the leaves' splits refer to.
+    """
+
+    neurons: np.ndarray
+    leaves: NativeBatch
+    done: np.ndarray
+    numbering: tuple[np.ndarray, np.ndarray]
+
+    @property
+    def lowest(self) -> np.ndarray:
+        """Lower bounds of z and of -z over the box, [2, n]."""
+        found = self.done.copy()
+        np.minimum.at(found, self.leaves.clause, self.leaves.margin)
+        return found.reshape(2, -1)
 
 
-def _refine_stage(domains: NativeDomains, stage: int, end: float, stopped: Callable[[], bool]) -> bool:
-    """Raise the bounds of one stage's open neurons until `end`; False where they hardly move."""
-    neurons = domains.open_index[domains.open_stage == stage]
-    if len(neurons) == 0:
-        return False
-    low, high = (b[neurons] for b in domains.stage_bounds(stage))
-    best = _raise_minima(domains, stage, neurons, low, high, end, stopped)
-    # A side that was proved positive makes its neuron stable; leaves' bounds of the others count as they are.
-    domains.tighten(stage, neurons, np.maximum(low, best[0]), np.minimum(high, -best[1]))
-    return _gain(low, high, best) > LEAST_GAIN
+class Refinement:
+    """Tightens a root stage by stage; a later call goes on where the last one stopped."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, Targets] = {}
+
+    def run(self, domains: NativeDomains, seconds: float, stopped: Callable[[], bool]) -> bool:
+        """Spend about `seconds`; True where some stage gained."""
+        end = time.monotonic() + seconds
+        stages = [int(s) for s in np.unique(domains.open_stage)][1:]  # the first open stage is exact
+        gained = False
+        for k, stage in enumerate(stages):
+            now = time.monotonic()
+            if stopped() or now >= end:
+                break
+            share = (end - now) / (len(stages) - k)
+            if not self._refine_stage(domains, stage, now + SPLIT_SHARE * share, stopped):
+                continue  # after the first part of its share
+            gained = True
+            domains.optimise_root(share, first=stage + 1)
+        return gained
+
+    def _refine_stage(self, domains: NativeDomains, stage: int, end: float, stopped: Callable[[], bool]) -> bool:
+        """Raise the bounds of one stage's open neurons until `end`; False where they hardly move."""
+        neurons = domains.open_index[domains.open_stage == stage]
+        if len(neurons) == 0:
+            return False
+        low, high = (b[neurons] for b in domains.stage_bounds(stage))
+        inner = domains.on_neurons(stage, np.stack([2 * neurons, 2 * neurons + 1]).reshape(-1))
+        targets = _resumed(inner, self._kept.pop(stage, None), neurons, end, stopped)
+        targets = _raise_minima(inner, targets, low, high, end, stopped)
+        if 0 < targets.leaves.slopes.size <= KEPT_BYTES:  # none where time was over before the first bound
+            self._kept[stage] = targets
+        best = targets.lowest
+        # A side that was proved positive makes its neuron stable; leaves' bounds of the others count as they are.
+        domains.tighten(stage, neurons, np.maximum(low, best[0]), np.minimum(high, -best[1]))
+        return _gain(low, high, best) > LEAST_GAIN
+
+
+def _resumed(
+    inner: NativeDomains, kept: Targets | None, neurons: np.ndarray, end: float, stopped: Callable[[], bool]
+) -> Targets:
+    """The targets of neurons that are still open, with the leaves they had, or from the whole box."""
+    numbering = (inner.open_stage, inner.open_index)
+    if kept is None or not np.array_equal(kept.neurons[np.isin(kept.neurons, neurons)], neurons):
+        count = 2 * len(neurons)
+        leaves = _bounded(inner, inner.initial(np.arange(count)), end, stopped)
+        return Targets(neurons, leaves, np.full(count, np.inf), numbering)
+    left = np.tile(np.isin(kept.neurons, neurons), 2)
+    number = np.where(left, np.cumsum(left) - 1, -1)
+    leaves = kept.leaves.select(number[kept.leaves.clause] >= 0)
+    leaves = replace(leaves, clause=number[leaves.clause].astype(np.int32))
+    was_stuck = leaves.stuck
+    leaves = inner.renumber(leaves, *kept.numbering)
+    # Where all candidates became stable there may be others.
+    lost = leaves.stuck & ~was_stuck
+    if lost.any():
+        leaves = inner.join([leaves.select(~lost), _bounded(inner, leaves.select(lost), end, stopped)])
+    return Targets(neurons, leaves, kept.done[left], numbering)
 
 
 def _gain(low: np.ndarray, high: np.ndarray, best: np.ndarray) -> float:
@@ -64,66 +125,56 @@ def _gain(low: np.ndarray, high: np.ndarray, best: np.ndarray) -> float:
 
 
 def _raise_minima(
-    domains: NativeDomains,
-    stage: int,
-    neurons: np.ndarray,
+    inner: NativeDomains,
+    targets: Targets,
     low: np.ndarray,
     high: np.ndarray,
     end: float,
     stopped: Callable[[], bool],
-) -> np.ndarray:
-    """Lower bounds of z and of -z over the box, [2, n], by splitting each target's worst leaf in turn.
+) -> Targets:
+    """Split each target's worst leaf, round after round.
 
     Stops early where the first part of the time hardly moved what is known, low and high [n].
     """
     probe = time.monotonic() + PROBE_SHARE * (end - time.monotonic())
-    codes = np.stack([2 * neurons, 2 * neurons + 1]).reshape(-1)
-    targets = domains.on_neurons(stage, codes)
-    leaves = _bounded(targets, targets.initial(np.arange(len(codes))), end, stopped)
-    done = np.full(len(codes), np.inf)  # lowest bound of the leaves that are not split any further
     for _ in range(MOST_ROUNDS):
-        worst = np.minimum(done, _lowest(leaves.margin, leaves.clause, len(codes)))
-        stable = (worst > 0).reshape(2, -1).any(axis=0)
+        best = targets.lowest
         if time.monotonic() > probe:
-            if _gain(low, high, np.maximum(worst.reshape(2, -1), [low, -high])) < PROBE_SHARE * LEAST_GAIN:
+            if _gain(low, high, np.maximum(best, [low, -high])) < PROBE_SHARE * LEAST_GAIN:
                 break
             probe = np.inf
         # Only a target's worst leaf matters, and none where a leaf that cannot be split is worse.
-        active = ~np.concatenate([stable, stable]) & (worst < done)
+        worst, leaves = best.reshape(-1), targets.leaves
+        active = np.tile((best <= 0).all(axis=0), 2) & (worst < targets.done)
         chosen = np.flatnonzero((leaves.margin <= worst[leaves.clause]) & active[leaves.clause])
         if len(chosen) == 0 or stopped() or time.monotonic() > end:
             break
         stuck = leaves.stuck[chosen]
+        done = targets.done.copy()
         np.minimum.at(done, leaves.clause[chosen[stuck]], leaves.margin[chosen[stuck]])
         rest = np.ones(len(leaves), dtype=bool)
         rest[chosen] = False
         parts = [leaves.select(rest)]
         split = leaves.select(chosen[~stuck])
         if len(split):
-            parts.append(_bounded(targets, split, end, stopped, branch=True))
-        leaves = targets.join(parts)
-    return np.minimum(done, _lowest(leaves.margin, leaves.clause, len(codes))).reshape(2, -1)
+            parts.append(_bounded(inner, split, end, stopped, branch=True))
+        targets = replace(targets, leaves=inner.join(parts), done=done)
+    return targets
 
 
 def _bounded(
-    targets: NativeDomains, batch: Any, end: float, stopped: Callable[[], bool], *, branch: bool = False
-) -> Any:
+    inner: NativeDomains, batch: NativeBatch, end: float, stopped: Callable[[], bool], *, branch: bool = False
+) -> NativeBatch:
     """The batch, or its subdomains' children, bounded part by part; untouched from `end` on."""
     parts, begin = [], 0
     while begin < len(batch):
-        step = max(1, targets.batch_size // 2) if branch else targets.batch_size
+        step = max(1, inner.batch_size // 2) if branch else inner.batch_size
         part = batch.select(np.arange(begin, min(len(batch), begin + step)))
         begin += step
         if stopped() or time.monotonic() > end:
             parts.append(part)
             continue
         if branch:  # trying several neurons costs more than a poorer split
-            part = targets.split(part, part.candidates[:, 0])
-        parts.append(targets.bound(part, ITERATIONS, stopped).batch)
-    return targets.join(parts)
-
-
-def _lowest(margin: np.ndarray, clause: np.ndarray, count: int) -> np.ndarray:
-    lowest = np.full(count, np.inf)
-    np.minimum.at(lowest, clause, margin)
-    return lowest
+            part = inner.split(part, part.candidates[:, 0])
+        parts.append(inner.bound(part, ITERATIONS, stopped).batch)
+    return inner.join(parts)
