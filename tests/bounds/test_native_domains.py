@@ -11,8 +11,8 @@ from native_nets import chain, float32_in_order, residual
 
 from verifier.bounds.clauses import PaddedClauses
 from verifier.bounds.native_domains import NativeBatch, NativeDomains
-from verifier.bounds.native_refine import Refinement
 from verifier.bounds.native_engine import NativeEngine
+from verifier.bounds.native_refine import Refinement
 from verifier.graph.evaluate import evaluate
 from verifier.graph.ir import Graph
 
