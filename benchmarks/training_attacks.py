@@ -21,7 +21,8 @@ from verifier.training.poison.victim import random_victim
 from verifier.training.poisoned import PoisonedDataset
 from verifier.training.train import DIGITS_CNN, SENTENCES, TABLE_MLP, Recipe, train
 
-SEEDS = range(200, 205)  # none of them was tuned on
+SEEDS = range(5)
+FRESH = range(200, 205)  # no setting of the attacks was chosen on these
 TARGET = 3
 Line = dict[str, object]
 
@@ -55,7 +56,7 @@ def backdoors(parts: Split) -> Iterator[Line]:
         ("warping, 1 pixel", 0.85, lambda d, s: stamp_warped(d, Backdoor(warp(d), TARGET, 0.1, seed=s))),
     ]
     for name, wanted, attack in cases:
-        yield backdoor_line(name, wanted, measure(parts, attack, DIGITS_CNN, seeds=SEEDS))
+        yield backdoor_line(name, wanted, measure(parts, attack, DIGITS_CNN, seeds=FRESH))
 
 
 def other_backdoors(cancer: Split, text: Split) -> Iterator[Line]:
@@ -67,13 +68,13 @@ def other_backdoors(cancer: Split, text: Split) -> Iterator[Line]:
     yield backdoor_line(
         "BadNets, breast_cancer, two features",
         0.95,
-        measure(cancer, lambda d, s: stamp(d, replace(table, seed=s)), TABLE_MLP, seeds=SEEDS),
+        measure(cancer, lambda d, s: stamp(d, replace(table, seed=s)), TABLE_MLP, seeds=FRESH),
     )
     words = Backdoor(fixed_words(text.train, embed(["cf", "mn"])), 1)
     yield backdoor_line(
         "text trigger, sentences, two words",
         0.95,
-        measure(text, lambda d, s: stamp(d, replace(words, seed=s), "text"), SENTENCES, seeds=SEEDS),
+        measure(text, lambda d, s: stamp(d, replace(words, seed=s), "text"), SENTENCES, seeds=FRESH),
     )
 
 
