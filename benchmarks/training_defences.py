@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 from torch import nn
-from training_attacks import SEEDS, TARGET, Line
+from training_attacks import FRESH, SEEDS, TARGET, Line
 
 from verifier.data import Split
 from verifier.training.backdoor.stamp import Backdoor, stamp
@@ -83,7 +83,7 @@ def row_detectors(parts: Split) -> Iterator[Line]:
     triggers = {"BadNets": corner_patch(parts.train), "blended": blended(parts.train)}
     for name, trigger in triggers.items():
         found: dict[str, list] = {"spectral signatures": [], "activation clustering": [], "STRIP": []}
-        for seed in SEEDS:
+        for seed in FRESH:
             bad = stamp(parts.train, Backdoor(trigger, TARGET, seed=seed))
             model = train(None, bad.data, replace(DIGITS_CNN, seed=seed)).model
             answers = {

@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,16 @@ from verifier.training.predict import labels
 from verifier.training.train import DIGITS_CNN, train
 
 RATE, RADIUS, STEPS = 0.02, 0.6, 100
+
+INTRODUCTION = f"""# The training phase beside adversarial-robustness-toolbox
+
+Packaged digits, same surrogate, victim, budget ({RATE:.0%} of the rows), radius ({RADIUS}) and {STEPS}
+iterations for both tools, one surrogate, no restarts; ART's other settings are its defaults, and its schedules
+are written for thousands of iterations on colour images. ART's gradient matching draws its rows from the wanted
+class, ours takes the nearest to the victim. The detectors look for a BadNets patch on 5 % of the rows; ART
+reads the last layer, ours the layer after the convolutions, whitened. Success: after retraining from scratch. 2
+cores, AMD EPYC, one thread, shared machine. Made by `python benchmarks/peers/training.py --out FILE`.
+""".splitlines()
 
 
 @dataclass(frozen=True)
@@ -187,7 +198,8 @@ def main() -> None:
     head = ["| method | tool | outcome | CPU seconds |", "| --- | --- | --- | --- |"]
     lines = [*head, *detector_lines(parts, seeds), *attack_lines(parts, seeds)]
     if args.out is not None:
-        args.out.write_text("\n".join(lines) + "\n")
+        made = f"{args.trials} trials (from seed {args.seed}), {datetime.now(UTC):%Y-%m-%d}."
+        args.out.write_text("\n".join([*INTRODUCTION, "", made, "", *lines]) + "\n")
 
 
 if __name__ == "__main__":
