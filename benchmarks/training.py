@@ -53,7 +53,10 @@ NOTES = {
         "four patient ones, the trimmed mean gives way to four whole triggers; Krum, multi-Krum and the median "
         "hold, at nine, four and three points of accuracy."
     ),
-    "rows": "Seeds 200 to 204; the detectors' settings were chosen on others.",
+    "rows": (
+        "Seeds 200 to 204; the detectors' settings were chosen on others. All three are blind to the sinusoid: half of "
+        "its class carries it, so no group stands apart, and no label is wrong."
+    ),
     "repairs": (
         "Random boxes were set on models of seeds 100 to 102; 60 epochs in place of 120 left 9 % and lost two "
         "points there. The trigger is a patch, for which they are made."
