@@ -1,7 +1,7 @@
 """Our poisons and row detectors beside ART's: same data, surrogates, budgets and iterations, one process.
 
     pip install adversarial-robustness-toolbox
-    python benchmarks/peers/training.py [--trials N] [--seed N] [--out FILE]
+    python benchmarks/peers/poisons.py [--trials N] [--seed N] [--out FILE]
 
 Packaged digits. Attacks: success after retraining from scratch with our recipe. Detectors: BadNets
 rows at 5 %, both told the expected share. Times are CPU seconds of one thread.
@@ -43,7 +43,7 @@ iterations for both tools, one surrogate, no restarts; ART's other settings are 
 are written for thousands of iterations on colour images. ART's gradient matching draws its rows from the wanted
 class, ours takes the nearest to the victim. The detectors look for a BadNets patch on 5 % of the rows; ART
 reads the last layer, ours the layer after the convolutions, whitened. Success: after retraining from scratch. 2
-cores, AMD EPYC, one thread, shared machine. Made by `python benchmarks/peers/training.py --out FILE`.
+cores, AMD EPYC, one thread, shared machine. Made by `python benchmarks/peers/poisons.py --out FILE`.
 """.splitlines()
 
 
