@@ -40,7 +40,10 @@ NOTES = {
         "chosen; radius, starts and rows were chosen on seeds 100 to 105. It failed in all of ten trials at radius "
         "64/255, at a cosine of 0.95 to 0.99: with 64 values a model fits poisons that near their bases without the "
         "victim. At 0.6 a poison may look like its victim, as those of the collisions do; the labels stay true to "
-        "the bases. Its 60 % meets the target exactly and no more."
+        "the bases. Its 60 % meets the target by the letter only: on the same ten victims the start alone, the "
+        "bases moved towards the victim within the radius, misleads seven models, and matching from a random start "
+        "five. The matching itself is not shown to add anything here. (The second and third line were measured "
+        "once, by hand, afterwards.)"
     ),
     "federated": (
         "Each cell: success of the whole trigger right after the attack's last round ± deviation, ten rounds later, "
@@ -54,8 +57,8 @@ NOTES = {
         "hold, at nine, four and three points of accuracy."
     ),
     "rows": (
-        "Seeds 200 to 204; the detectors' settings were chosen on others. All three are blind to the sinusoid: half of "
-        "its class carries it, so no group stands apart, and no label is wrong."
+        "Seeds 200 to 204; the detectors' settings were chosen on others. All three are blind to the sinusoid: half "
+        "of its class carries it, so no group stands apart, and no label is wrong."
     ),
     "repairs": (
         "Random boxes were set on models of seeds 100 to 102; 60 epochs in place of 120 left 9 % and lost two "

@@ -97,7 +97,7 @@ def targeted(parts: Split, trials: int = 10) -> Iterator[Line]:
     """Share of random (victim, wanted class) pairs that succeed after retraining from scratch."""
     cases: list[tuple[str, Callable[[Dataset, int], PoisonedDataset]]] = [
         (
-            "gradient matching, 2 %, radius 0.6, two surrogates",
+            "gradient matching, 2 %, radius 0.6, two surrogates, started at the victim",
             lambda d, s: gradient_matching(
                 d, random_victim(parts.test, s), [surrogate(d, s), surrogate(d, s + 50)], Matching(seed=s)
             ),

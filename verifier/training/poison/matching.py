@@ -23,7 +23,8 @@ class Matching:
         rate: poisoned rows over all rows; they are the wanted class's rows nearest to the victim.
         radius: largest change of a value, data's units. The paper's 16/255 over 3 x 32 x 32 values is a
             Euclidean length of 3.5, on 8 x 8 digits 0.43 a value; there models give the victim its
-            wanted class from about 0.6 on, at smaller radii they fit the poisons without it.
+            wanted class from about 0.6 on, at smaller radii they fit the poisons without it. At 0.6 the
+            start alone succeeds as often as the matched poisons (7 and 6 of 10, a random start 5).
         steps: signed Adam steps a restart.
         restarts: starts of which the best alignment is kept; the first is the point within the radius
             that is nearest to the victim, the others are random.
