@@ -8,7 +8,7 @@ import pytest
 from verifier.data.sentences import embed
 from verifier.errors import ShapeError, SpecError
 from verifier.training.backdoor import trigger as kinds
-from verifier.training.backdoor.clean_label import Hardening, harden, stamp_hardened, stamp_own_class
+from verifier.training.backdoor.clean_label import SHOWN, Hardening, harden, stamp_hardened, stamp_own_class
 from verifier.training.backdoor.generator import InputAware, input_aware
 from verifier.training.backdoor.stamp import Backdoor, stamp, stamp_warped
 from verifier.training.measure import Defence, attack_success, measure
@@ -99,6 +99,14 @@ def test_clean_label_attacks_keep_every_label(digits, clean_model):
     ):
         assert np.array_equal(attacked.data.y, digits.train.y) and attacked.budget.relabelled == 0
         assert set(digits.train.y[attacked.touched]) == {3}
+
+
+def test_a_sinusoid_in_use_is_stronger_than_in_training(digits):
+    faint = kinds.sinusoid(digits.train, 0.1)
+    attacked = stamp_own_class(digits.train, Backdoor(faint, 3, 0.03), faint.scaled(SHOWN))
+    assert attacked.budget.largest_change <= 0.1 * (1 + 1e-6) and attacked.budget.relabelled == 0
+    x = np.full((1, *digits.train.shape), 0.5, dtype=np.float32)
+    assert np.allclose(attacked.trigger(x) - x, SHOWN * (faint(x) - x), atol=1e-6)
 
 
 def test_hardening_raises_the_loss_within_its_radius(digits, clean_model):

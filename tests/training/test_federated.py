@@ -12,6 +12,7 @@ import torch
 from scipy.optimize import minimize
 
 from verifier.errors import SpecError
+from verifier.training.architecture import architecture_for, build
 from verifier.training.backdoor.trigger import corner_patch
 from verifier.training.federated.aggregate import (
     AGGREGATORS,
@@ -216,3 +217,24 @@ def test_a_flower_client_sends_what_the_simulation_computes(digits):
             numpy_client(work)
     else:
         assert numpy_client(work).fit(arrays_of(model), {"round": 1})[1] == 50
+
+
+@pytest.mark.skipif(importlib.util.find_spec("flwr") is None, reason="Flower is not installed")
+@pytest.mark.filterwarnings("ignore")
+def test_a_round_under_flower_is_a_round_of_the_simulation(digits):
+    """Flower's clients and Flower's FedAvg give the weights that the simulation has after its first round."""
+    from flwr.common import FitIns, ndarrays_to_parameters, parameters_to_ndarrays
+    from flwr.server.strategy import FedAvg
+
+    data, once = digits.train.subset(np.arange(60)), replace(SMALL, rounds=1)
+    attack = model_replacement(corner_patch(digits.train), 3, (1,), scale=4.0)
+    model = build(architecture_for("linear", data, 1), once.seed)
+    shards = dirichlet_shards(data, once.clients, once.concentration, once.seed)
+    ask = FitIns(ndarrays_to_parameters(arrays_of(model)), {"round": 0})
+    answers = []
+    for number in sample(once, attack, 0):
+        work = ClientWork(model, data.subset(shards[number]), once, number, attack)
+        answers.append((None, numpy_client(work).to_client().fit(ask)))
+    combined, _ = FedAvg().aggregate_fit(1, answers, [])
+    expected = simulate(data, digits.test, once, attack).model
+    assert torch.allclose(flat(with_arrays(model, parameters_to_ndarrays(combined))), flat(expected), atol=1e-6)

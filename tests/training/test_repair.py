@@ -11,6 +11,7 @@ from verifier.training import predict
 from verifier.training.architecture import architecture_for, build
 from verifier.training.measure import attack_success
 from verifier.training.repair.curve import Connection, connect
+from verifier.training.repair.erasing import covered, tune_under_boxes
 from verifier.training.repair.methods import METHODS, Job, repair
 from verifier.training.repair.neurons import prune_neurons
 from verifier.training.repair.tuning import (
@@ -38,6 +39,18 @@ def test_every_method_returns_a_working_copy(digits, badnets, method):
     assert not same(model, fixed) and not fixed.training
     assert predict.accuracy(fixed, digits.test) > predict.accuracy(model, digits.test) - 0.08
     assert attack_success(fixed, attacked, digits.test)[0] <= attack_success(model, attacked, digits.test)[0]
+
+
+def test_boxes_cover_what_they_should(digits, clean_model, cancer):
+    x = torch.full((400, 1, 8, 8), 0.25)
+    ends = (torch.zeros(1, 8, 8), torch.ones(1, 8, 8))
+    changed = covered(x, ends, torch.Generator().manual_seed(0)) != x
+    rows, columns = changed.any(dim=3)[:, 0], changed.any(dim=2)[:, 0]
+    assert rows.any(dim=1).all() and rows.sum(dim=1).max() == 4 and columns.sum(dim=1).max() == 4
+    assert torch.equal(changed[:, 0], rows[:, :, None] & columns[:, None, :]), "not one box an image"
+    assert rows.any(dim=0).all() and columns.any(dim=0).all(), "some place is never covered"
+    with pytest.raises(SpecError, match="images"):
+        tune_under_boxes(clean_model, cancer.trusted)
 
 
 def test_unlearning_the_true_trigger_removes_it(digits, badnets):

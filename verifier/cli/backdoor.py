@@ -45,7 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--words", metavar="WORDS", help="text trigger for the packaged sentences")
     parser.add_argument("--label", required=True, metavar="CLASS", help="class the trigger asks for")
     parser.add_argument("--rate", type=fraction, default=0.05, metavar="F", help="triggered rows over all rows")
-    parser.add_argument("--strength", type=positive, metavar="S", help="of a blend, sinusoid or warp")
+    parser.add_argument(
+        "--strength",
+        type=positive,
+        metavar="S",
+        help="of a blend, a warp, or a sinusoid (in use three times as strong)",
+    )
     add_attacked_arguments(parser)
 
 
@@ -56,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _attack(args: argparse.Namespace, parts: Split, tell: Any) -> PoisonedDataset:
     from verifier.training.backdoor import clean_label, generator, stamp
+    from verifier.training.backdoor.trigger import Additive
     from verifier.training.train import train
 
     data = parts.train
@@ -66,7 +72,9 @@ def _attack(args: argparse.Namespace, parts: Split, tell: Any) -> PoisonedDatase
     if args.attack == "warping":
         return stamp.stamp_warped(data, backdoor)
     if args.attack == "sinusoid":
-        return clean_label.stamp_own_class(data, backdoor)
+        wave = backdoor.trigger
+        shown = wave.scaled(clean_label.SHOWN) if isinstance(wave, Additive) else None
+        return clean_label.stamp_own_class(data, backdoor, shown)
     if args.attack == "clean-label":
         surrogate = train(None, data, recipe, progress=tell).model
         return clean_label.stamp_hardened(data, backdoor, surrogate)

@@ -7,7 +7,7 @@ CONFIG is a TOML or JSON file. An interrupted run goes on where its --out folder
   clients = 100
   aggregator = "krum"       # fedavg krum multi-krum median trimmed-mean clipping foolsgold rfa
   [local]                   # architecture, width, epochs, batch_size, learning_rate
-  epochs = 2
+  epochs = 5
   [attack]                  # left out: an honest federation
   kind = "distributed"      # or "model-replacement"
   label = "3"

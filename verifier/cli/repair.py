@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from verifier.data import Dataset
     from verifier.training.backdoor.trigger import Trigger
 
-METHODS = ("fine-tune", "fine-prune", "unlearn", "adversarial-unlearn", "connect", "prune-neurons")
+METHODS = ("fine-tune", "fine-prune", "random-boxes", "unlearn", "adversarial-unlearn", "connect", "prune-neurons")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,10 +53,10 @@ def run(args: argparse.Namespace) -> int:
     from verifier.training.graphs import open_model
     from verifier.training.repair.methods import Job, repair
 
-    methods = list(METHODS) if "all" in args.method else args.method
+    clean = opened(args.data)
+    methods = _suitable(clean) if "all" in args.method else args.method
     if args.out is not None and len(methods) != 1:
         raise SpecError("--out: name one --method; `all` only compares them")
-    clean = opened(args.data)
     test = opened(args.test) if args.test else clean
     model = open_model(args.model, clean)
     if not any(p.requires_grad for p in model.parameters()):
@@ -87,6 +87,11 @@ def run(args: argparse.Namespace) -> int:
         [Section("Before and after", words, columns, table)],
     )  # fmt: skip
     return 0
+
+
+def _suitable(clean: Dataset) -> list[str]:
+    """What `all` means for this data: boxes are for images."""
+    return [method for method in METHODS if method != "random-boxes" or clean.kind == "image"]
 
 
 def _measured(

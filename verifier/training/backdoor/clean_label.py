@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from verifier.data import Dataset
 from verifier.training.backdoor.stamp import Backdoor, choose_rows, settings_of
+from verifier.training.backdoor.trigger import Trigger
 from verifier.training.poisoned import PoisonedDataset, changed_rows
 from verifier.training.predict import device_of, frozen
 
@@ -28,11 +29,21 @@ class Hardening:
     steps: int = 20
 
 
-def stamp_own_class(data: Dataset, backdoor: Backdoor, name: str = "sinusoid") -> PoisonedDataset:
+#: The sinusoid shown in use over the one trained on. Trained on 0.3 of the digits' range in half of the target class,
+#: models obey 0.3 in 7 % of the rows, 0.9 in 98 %; a clean model obeys 0.9 in 1 % (seeds 100 and 101).
+SHOWN = 3.0
+
+
+def stamp_own_class(
+    data: Dataset, backdoor: Backdoor, shown: Trigger | None = None, name: str = "sinusoid"
+) -> PoisonedDataset:
     """Trigger rows of the target class itself, labels untouched (with a sinusoid: SIG).
 
     The rate counts against the whole data set; the rows come from the target class.
 
+    Args:
+        shown: the trigger in use, where it differs from the one trained on. SIG shows a stronger
+            sinusoid, `trigger.scaled(SHOWN)`: in training it must be faint, in use it need not be.
     Source: Barni, Kallas & Tondi 2019, arXiv:1902.11237.
     """
     own = _within_target(backdoor)
@@ -44,7 +55,7 @@ def stamp_own_class(data: Dataset, backdoor: Backdoor, name: str = "sinusoid") -
         data.y[rows],
         name,
         settings=settings_of(own),
-        trigger=backdoor.trigger,
+        trigger=backdoor.trigger if shown is None else shown,
         target=backdoor.target,
     )
 

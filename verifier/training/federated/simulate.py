@@ -19,7 +19,8 @@ from verifier.training.federated.attack import FederatedAttack
 from verifier.training.federated.shards import dirichlet_shards
 from verifier.training.train import Progress, Recipe, train
 
-LOCAL = Recipe("mlp", 64, epochs=2, batch_size=16, learning_rate=0.1, weight_decay=0.0, optimizer="sgd")
+#: Five local epochs: with two, a hundred clients of a dozen digits each are at 50 % after 40 rounds, with five at 86 %.
+LOCAL = Recipe("mlp", 64, epochs=5, batch_size=16, learning_rate=0.1, weight_decay=0.0, optimizer="sgd")
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Federation:
 
     clients: int = 100
     sampled: int = 10
-    rounds: int = 40
+    rounds: int = 80
     concentration: float = 0.5
     local: Recipe = LOCAL
     server_rate: float = 1.0

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from verifier.data import Dataset
-from verifier.training.poison.victim import Victim, checked, nearest_rows
-from verifier.training.poisoned import PoisonedDataset, changed_rows, count_rows
+from verifier.training.poison.victim import Victim, bases_near, checked
+from verifier.training.poisoned import PoisonedDataset, changed_rows
 from verifier.training.predict import features_of, frozen
 from verifier.training.train import Progress
 
@@ -88,8 +88,7 @@ def bullseye(
 
 def _bases(data: Dataset, victim: Victim, settings: Collision) -> tuple[np.ndarray, Tensor]:
     checked(victim, data)
-    available = int(np.sum(data.y == victim.wanted))
-    rows = nearest_rows(victim, data, count_rows(settings.rate, available, len(data), "rows of the wanted class"))
+    rows = bases_near(victim, data, settings.rate)
     return rows, torch.tensor(data.x[rows])
 
 

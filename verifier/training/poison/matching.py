@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from verifier.data import Dataset
-from verifier.training.poison.victim import Victim, checked
-from verifier.training.poisoned import PoisonedDataset, changed_rows, count_rows
+from verifier.training.poison.victim import Victim, bases_near, checked
+from verifier.training.poisoned import PoisonedDataset, changed_rows
 from verifier.training.train import Progress, shifted
 
 
@@ -21,17 +20,22 @@ class Matching:
     """Settings of the attack.
 
     Attributes:
-        rate: poisoned rows over all rows; they are rows of the wanted class with the largest gradients.
-        radius: largest change of a value, data's units (the paper: 16/255 on natural images).
-        steps: signed Adam steps a restart; restarts: random starts, the best alignment is kept.
+        rate: poisoned rows over all rows; they are the wanted class's rows nearest to the victim.
+        radius: largest change of a value, data's units. The paper's 16/255 over 3 x 32 x 32 values is a
+            Euclidean length of 3.5, on 8 x 8 digits 0.43 a value; there models give the victim its
+            wanted class from about 0.6 on, at smaller radii they fit the poisons without it. At 0.6 the
+            start alone succeeds as often as the matched poisons (7 and 6 of 10, a random start 5).
+        steps: signed Adam steps a restart.
+        restarts: starts of which the best alignment is kept; the first is the point within the radius
+            that is nearest to the victim, the others are random.
         shift: differentiable augmentation of images, pixels; 0 for none.
         seed: of the starts.
     """
 
     rate: float = 0.02
-    radius: float = 16 / 255
-    steps: int = 250
-    restarts: int = 8
+    radius: float = 0.6
+    steps: int = 100
+    restarts: int = 1
     shift: int = 0
     seed: int = 0
 
@@ -46,15 +50,15 @@ def gradient_matching(
     Source: Geiping et al. 2021, arXiv:2009.02276 (Witches' Brew).
     """
     checked(victim, data)
-    candidates = np.flatnonzero(data.y == victim.wanted)
-    count = count_rows(settings.rate, len(candidates), len(data), "rows of the wanted class")
-    rows = candidates[np.argsort(-_gradient_norms(surrogates[0], data.subset(candidates)), kind="stable")[:count]]
+    rows = bases_near(victim, data, settings.rate)
     bases, y = torch.tensor(data.x[rows]), torch.tensor(data.y[rows])
     goals = [_gradient(m, torch.tensor(victim.x)[None], torch.tensor([victim.wanted])).detach() for m in surrogates]
     best, best_loss = bases, float("inf")
+    problem = _Problem(bases, y, list(surrogates), goals, data, settings)
     for restart in range(settings.restarts):
-        problem = _Problem(bases, y, list(surrogates), goals, data, settings)
-        found, loss = problem.solve(torch.Generator().manual_seed(settings.seed + restart))
+        generator = torch.Generator().manual_seed(settings.seed + restart)
+        drawn = bases + settings.radius * (2 * torch.rand(bases.shape, generator=generator) - 1)
+        found, loss = problem.solve(drawn if restart else torch.tensor(victim.x).expand_as(bases), generator)
         if loss < best_loss:
             best, best_loss = found, loss
         if progress is not None:
@@ -67,7 +71,7 @@ def gradient_matching(
 
 @dataclass(frozen=True)
 class _Problem:
-    """The optimisation over one restart."""
+    """The optimisation from any start."""
 
     bases: Tensor
     y: Tensor
@@ -76,11 +80,10 @@ class _Problem:
     data: Dataset
     settings: Matching
 
-    def solve(self, generator: torch.Generator) -> tuple[Tensor, float]:
+    def solve(self, start: Tensor, generator: torch.Generator) -> tuple[Tensor, float]:
+        """Poisons of the best alignment met, and 1 - alignment."""
         s = self.settings
-        lower, upper = (torch.tensor(end) for end in self.data.valid)
-        start = torch.rand(self.bases.shape, generator=generator) * 2 - 1
-        poisons = torch.minimum(torch.maximum(self.bases + s.radius * start, lower), upper).requires_grad_(True)
+        poisons = self._inside(start).requires_grad_(True)
         optimizer = torch.optim.Adam([poisons], lr=s.radius / 10)
         best, best_loss = poisons.detach().clone(), float("inf")
         for step in range(s.steps):
@@ -93,9 +96,14 @@ class _Problem:
                 best, best_loss = poisons.detach().clone(), float(loss.detach())
             optimizer.step()
             with torch.no_grad():
-                inside = self.bases + (poisons - self.bases).clamp(-s.radius, s.radius)
-                poisons.copy_(torch.minimum(torch.maximum(inside, lower), upper))
+                poisons.copy_(self._inside(poisons))
         return best, best_loss
+
+    def _inside(self, poisons: Tensor) -> Tensor:
+        """The nearest poisons within the radius of their bases and in the valid range."""
+        lower, upper = (torch.tensor(end) for end in self.data.valid)
+        near = self.bases + (poisons - self.bases).clamp(-self.settings.radius, self.settings.radius)
+        return torch.minimum(torch.maximum(near, lower), upper)
 
     def _misalignment(self, poisons: Tensor) -> Tensor:
         """1 - cosine, averaged over the surrogates."""
@@ -111,8 +119,3 @@ def _gradient(model: nn.Module, x: Tensor, y: Tensor, create_graph: bool = False
     weights = [p for p in model.parameters() if p.requires_grad]
     gradients = torch.autograd.grad(functional.cross_entropy(model(x), y), weights, create_graph=create_graph)
     return torch.cat([g.flatten() for g in gradients])
-
-
-def _gradient_norms(model: nn.Module, data: Dataset) -> np.ndarray:
-    rows = zip(torch.tensor(data.x), torch.tensor(data.y), strict=True)
-    return np.array([float(_gradient(model, x[None], y[None]).norm()) for x, y in rows])

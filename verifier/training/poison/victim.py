@@ -8,6 +8,7 @@ import numpy as np
 
 from verifier.data import Dataset
 from verifier.errors import ShapeError, SpecError
+from verifier.training.poisoned import count_rows
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,16 @@ def random_victim(test: Dataset, seed: int) -> Victim:
     row = int(rng.integers(len(test)))
     wanted = int((test.y[row] + rng.integers(1, len(test.classes))) % len(test.classes))
     return Victim(test.x[row], wanted)
+
+
+def bases_near(victim: Victim, data: Dataset, rate: float) -> np.ndarray:
+    """Rows to poison: `rate` of all rows, those of the wanted class nearest to the victim.
+
+    Raises:
+        SpecError: more rows than the wanted class has.
+    """
+    available = int(np.sum(data.y == victim.wanted))
+    return nearest_rows(victim, data, count_rows(rate, available, len(data), "rows of the wanted class"))
 
 
 def nearest_rows(victim: Victim, data: Dataset, count: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from verifier.errors import SpecError
 from verifier.training.backdoor.trigger import Trigger
 from verifier.training.detect.neural_cleanse import Cleanse, neural_cleanse
 from verifier.training.repair.curve import Connection, connect_and_choose
+from verifier.training.repair.erasing import ERASING, tune_under_boxes
 from verifier.training.repair.neurons import NeuronPruning, prune_neurons
 from verifier.training.repair.tuning import (
     FINE_TUNE,
@@ -56,6 +57,7 @@ METHODS: dict[str, Callable[[Job], nn.Module]] = {
     "fine-prune": lambda job: fine_prune(
         job.model, job.clean, Pruning(recipe=replace(FINE_TUNE, seed=job.seed)), job.progress
     ),
+    "random-boxes": lambda job: tune_under_boxes(job.model, job.clean, replace(ERASING, seed=job.seed), job.progress),
     "unlearn": _unlearn,
     "adversarial-unlearn": lambda job: adversarial_unlearn(
         job.model, job.clean, AdversarialUnlearning(seed=job.seed), job.progress

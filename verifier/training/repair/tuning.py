@@ -17,7 +17,7 @@ from verifier.training.backdoor.trigger import Trigger
 from verifier.training.predict import accuracy, features_of, frozen
 from verifier.training.train import Progress, Recipe, train
 
-#: Fine-tuning that moves far enough to forget: long, with a large step and shifted images.
+#: Fine-tuning that moves far enough to forget: long, with a large step.
 FINE_TUNE = Recipe(epochs=60, batch_size=32, learning_rate=5e-3, weight_decay=5e-4)
 
 
