@@ -19,6 +19,9 @@ from verifier.attack.threat import Space
 
 INF = float("inf")
 PARALLEL_ROWS = 256
+#: Numbers in a Jacobian up to which one batched backward pass is faster than one a class (measured: 2.6 times
+#: on small dense networks, 1.5 on small convolutional ones, slower than one a class beyond a million numbers).
+TOGETHER = 300_000
 
 
 class Task:
@@ -297,10 +300,7 @@ class Rows:
                 w = w.detach().requires_grad_(True)
                 scores = task.model.scores(task.space.decode(w, i))
                 classes = _label_first(scores.detach(), label[piece], top)
-                total = scores.gather(1, classes).sum(0)
-                last = len(total) - 1
-                grads = [_derivative(total[k], w, retain=k < last) for k in range(last + 1)]
-            return scores.detach(), classes, torch.stack(grads, dim=1)
+                return scores.detach(), classes, _jacobian(scores.gather(1, classes), w)
 
         scores, classes, jacobian = self._chunked(evaluate, work)
         task.count(self.index, gradients=classes.shape[1])
@@ -376,6 +376,11 @@ class Rows:
         length = self.reach * task.uniform(len(self)) / norm(raw, self.p).clamp_min(1e-12)
         return self.project(self.start + raw * along(length, raw))
 
+    def blend(self) -> Tensor:
+        """Half-way between the clean input and uniform noise of the box (where endless: within 1) [R, *W]."""
+        low, high = (torch.where(e.isfinite(), e, self.start + s) for e, s in ((self.lower, -1.0), (self.upper, 1.0)))
+        return (self.start + low + self.task.uniform(*self.start.shape) * (high - low)) / 2
+
     def _span(self) -> Tensor:
         return along(self.reach, self.start)
 
@@ -426,6 +431,18 @@ def _label_first(scores: Tensor, label: Tensor, top: int | None) -> Tensor:
         torch.nan_to_num(scores, nan=-INF).scatter(1, label[:, None], INF).argsort(dim=1, descending=True, stable=True)
     )
     return order[:, :count]
+
+
+def _jacobian(scores: Tensor, w: Tensor) -> Tensor:
+    """Derivatives [R, C, *W] of scores [R, C] in w [R, *W], row by row."""
+    count = scores.shape[1]
+    if scores.requires_grad and count * w.numel() <= TOGETHER:
+        seeds = torch.eye(count, dtype=scores.dtype, device=scores.device)[:, None].expand(-1, len(w), -1)
+        (grad,) = torch.autograd.grad(scores, w, seeds, is_grads_batched=True, allow_unused=True)
+        together = torch.zeros(count, *w.shape) if grad is None else grad
+        return torch.nan_to_num(together, nan=0.0, posinf=0.0, neginf=0.0).transpose(0, 1)
+    total = scores.sum(0)
+    return torch.stack([_derivative(total[k], w, retain=k < count - 1) for k in range(count)], dim=1)
 
 
 def _derivative(value: Tensor, w: Tensor, retain: bool = False) -> Tensor:
