@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from contract import INF, check
 from torch import Tensor, nn
 
+from verifier.attack.falsify import Falsifier
 from verifier.attack.model import Model, Preprocessing
 from verifier.attack.registry import build
 from verifier.attack.threat import LpThreat
+from verifier.bounds.native_engine import NativeEngine
 from verifier.errors import NetworkError
+from verifier.graph.torch.importer import load_module
+from verifier.run import Run
+from verifier.spec.groups import ClauseRows, Group
+from verifier.spec.problem import Clause
 
 
 def lure(features: int, height: float) -> nn.Sequential:
@@ -90,3 +97,18 @@ def test_a_victim_without_a_network_is_refused() -> None:
     x, y = torch.full((1, 3), 0.5), torch.zeros(1, dtype=torch.int64)
     with pytest.raises(NetworkError, match="bare function"):
         build("bab", steps=2)(victim, x, y, LpThreat(norm=INF, eps=0.1), seed=0)
+
+
+def test_falsification_of_a_property_is_led_the_same_way() -> None:
+    """Unsafe where z_1 >= z_0 on the network above; only the corner's minimiser is."""
+    graph = load_module(lure(20, 5.0), (1, 20))
+    clause = Clause(np.array([[1.0, -1.0]]), np.zeros(1), np.zeros(1, dtype=bool))
+    lower, upper = np.full((1, 20), 0.1), np.ones((1, 20))
+    group = Group(ClauseRows((clause,)), lower, upper, np.zeros((1, 1)), np.zeros(1, dtype=np.int64))
+    engine = NativeEngine(graph, threads=1)
+    search = Falsifier(engine, group, lambda _, point: point, np.random.default_rng(0))
+    assert search.pgd(Run(), 32, 20, polish=False) is None
+    found = search.guided(Run())
+    assert isinstance(found, np.ndarray) and bool(np.all((found >= lower) & (found <= upper)))
+    scores = engine.evaluate(found[None])[0]
+    assert scores[1] >= scores[0] - 1e-5
