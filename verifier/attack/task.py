@@ -462,5 +462,6 @@ def _derivative(value: Tensor, w: Tensor, retain: bool = False) -> Tensor:
     """Derivatives [R, *W] of values [R], each of its own row of w."""
     if not value.requires_grad:
         return torch.zeros_like(w)
-    (grad,) = torch.autograd.grad(value, w, torch.ones_like(value), retain_graph=retain, allow_unused=True)
+    # given seeds, torch first imports its symbolic shapes, for up to a second; a sum needs none
+    (grad,) = torch.autograd.grad(value.sum(), w, retain_graph=retain, allow_unused=True)
     return torch.zeros_like(w) if grad is None else torch.nan_to_num(grad, nan=0.0, posinf=0.0, neginf=0.0)
