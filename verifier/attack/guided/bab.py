@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from verifier.attack.base import Attack
+from verifier.attack.gradient.apgd import APGD
 from verifier.attack.gradient.pgd import PGD
 from verifier.attack.guided.seeds import seeds
 from verifier.attack.guided.victim_graph import Classes, flat, graph_of
@@ -24,7 +25,7 @@ from verifier.run import Run
 
 @dataclass(frozen=True)
 class BaB(Attack):
-    """PGD from random starts, then, for each sample that withstood it, PGD from the minimisers of the bounds
+    """Auto-PGD from random starts, then, for each sample that withstood it, PGD from the minimisers of the bounds
     of the most promising open subdomains, round after round.
 
     A sample whose every subdomain is closed is proved robust, and given up. Bounds cost no queries.
@@ -51,7 +52,7 @@ class BaB(Attack):
         space = task.space
         if space.threat is None or space.threat.is_semantic:
             raise SpecError(f"{self.name}: bounds are over inputs; expected an lp threat, not a semantic one")
-        PGD(steps=self.steps, restarts=self.restarts, loss="margin").run(task)
+        APGD(steps=self.steps, restarts=self.restarts).run(task)
         index = task.open_index()
         if len(index):
             graph = graph_of(task.model, tuple(space.clean.shape[1:]))
