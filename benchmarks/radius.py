@@ -28,10 +28,14 @@ from verifier.certify.radius import RadiusSettings, certified_radius
 from verifier.certify.threat import Nearness
 from verifier.certify.victim import Classifier
 from verifier.data import open_dataset
+from verifier.spec.problem import Case, Problem
+from verifier.tighten.methods import BoundSession, MethodSettings
 
 HERE = Path(__file__).parent
 SPECS = HERE.parent / "specs"
 TEST_PART = 1500
+#: Parameters below which the radius that linear programs prove is looked for as well.
+SMALL = 50_000
 Sample = tuple[np.ndarray, int, Nearness]
 
 
@@ -107,6 +111,7 @@ def plain_radius(classifier: Classifier, sample: Sample, method: str, upper: flo
     x, label, near = sample
     near = near.sized(len(x))
     rows = classifier.engine.tensor(classifier.rows(label).coeffs)
+    classifier.engine.deadline = math.inf  # a search before this left its own, and later bounds would not be refined
 
     def proved(radius: float) -> float:
         if method == "CROWN":
@@ -135,16 +140,35 @@ def plain_radius(classifier: Classifier, sample: Sample, method: str, upper: flo
     return best
 
 
+def session_radius(classifier: Classifier, sample: Sample, method: str, low: float, high: float) -> float:
+    """Radius between two that a named method of `verifier.tighten` proves, by bisection."""
+    x, label, near = sample
+    near = near.sized(len(x))
+    for _ in range(8):
+        middle = 0.5 * (low + high)
+        problem = Problem((Case(near.input_set(x, middle), classifier.rows(label).clauses()),), classifier.classes)
+        found = BoundSession(classifier.graph, problem, MethodSettings(timeout_s=20.0)).bound(method)
+        low, high = (middle, high) if bool((found.margins > 0).all()) else (low, middle)
+    return low
+
+
 def methods(classifier: Classifier, samples: list[Sample], timeout_s: float) -> dict[str, float]:
-    """Geometric mean radius of every method, loosest first."""
+    """Geometric mean radius of every method, in the published order; the LP on small networks only."""
     found: dict[str, list[float]] = {}
+    small = classifier.graph.parameter_count < SMALL
     for x, label, near in samples:
         full = certified_radius(classifier, x, label, nearness=near, settings=RadiusSettings(timeout_s=timeout_s))
         settings = RadiusSettings(timeout_s=timeout_s, effort="slopes")
         slopes = certified_radius(classifier, x, label, nearness=near, settings=settings)
-        for method in ("IBP", "CROWN-IBP", "CROWN"):
-            found.setdefault(method, []).append(plain_radius(classifier, (x, label, near), method, full.upper))
+        sample = (x, label, near)
+        for method in ("IBP", "CROWN-IBP"):
+            found.setdefault(method, []).append(plain_radius(classifier, sample, method, full.upper))
+        found.setdefault("Fast-Lin", []).append(session_radius(classifier, sample, "fast-lin", 0.0, full.upper))
+        found.setdefault("CROWN", []).append(plain_radius(classifier, sample, "CROWN", full.upper))
         found.setdefault("alpha-CROWN", []).append(max(slopes.lower, found["CROWN"][-1]))
+        if small:
+            proved = found["alpha-CROWN"][-1]
+            found.setdefault("LP", []).append(session_radius(classifier, sample, "lp", proved, full.upper))
         found.setdefault("branch and bound", []).append(max(full.lower, slopes.lower))
         found.setdefault("attack", []).append(full.upper)
     return {name: float(np.exp(np.log(np.maximum(values, 1e-12)).mean())) for name, values in found.items()}
@@ -199,6 +223,16 @@ def smoothing(samples: int) -> str:
     return f"{samples} | {cpu:.2f} | {wall:.2f} | {found.p_lower:.5f} | {found.radius:.4f}"
 
 
+def sampled(
+    cases: list[tuple[str, Classifier]], folders: list[Path], count: int
+) -> Iterator[tuple[str, Classifier, list[Sample]]]:
+    """Every network with its linf samples: digits for those of specs/, centres of boxes for those of folders."""
+    for name, classifier in cases:
+        yield name, classifier, digit_samples(classifier, count, math.inf)
+    for folder in folders:
+        yield from centre_samples(folder, count, math.inf)
+
+
 def table(head: str, lines: list[str]) -> str:
     """A Markdown table."""
     columns = head.count("|") + 1
@@ -209,7 +243,7 @@ def main() -> None:
     """Measure the parts asked for and write them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--part", choices=("ends", "methods", "reuse", "smoothing", "all"), default="all")
-    parser.add_argument("--networks", nargs="+", default=["fc", "conv"], help="names in specs/onnx")
+    parser.add_argument("--networks", nargs="*", default=["fc", "conv"], help="names in specs/onnx")
     parser.add_argument("--instances", type=Path, nargs="*", default=[], help="folders with an instances.csv")
     parser.add_argument("--norms", nargs="+", default=["inf", "2"])
     parser.add_argument("--samples", type=int, default=20)
@@ -240,14 +274,20 @@ def main() -> None:
         head = "network | norm | samples | within 5 % | mean lower | mean upper | mean s | most s | mean wall s"
         text += ["## Both ends", "", table(head, lines)]
     if args.part in ("methods", "all"):
-        for name, classifier in cases:
-            found = methods(classifier, digit_samples(classifier, args.samples, math.inf), args.timeout)
-            print(name, found, flush=True)
+        for name, classifier, samples in sampled(cases, args.instances, args.samples):
+            found = methods(classifier, samples, args.timeout)
+            print(name, len(samples), found, flush=True)
             lines = [f"{method} | {value:.5f}" for method, value in found.items()]
-            text += [f"## Geometric mean linf radius, {name}", "", table("method | radius", lines)]
+            text += [
+                f"## Geometric mean linf radius, {name}, {len(samples)} samples",
+                "",
+                table("method | radius", lines),
+            ]
     if args.part in ("reuse", "all"):
-        lines = [f"{name} | {reuse(c, digit_samples(c, min(args.samples, 5), math.inf))}" for name, c in cases]
-        print(lines, flush=True)
+        lines = []
+        for name, classifier, samples in sampled(cases, args.instances, min(args.samples, 5)):
+            lines.append(f"{name} | {reuse(classifier, samples)}")
+            print(lines[-1], flush=True)
         head = "network | samples | one search s | separate queries s | queries | ratio"
         text += ["## Work reused between radii", "", table(head, lines)]
     if args.part in ("smoothing", "all"):

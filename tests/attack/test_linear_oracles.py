@@ -33,8 +33,6 @@ QUICK = {
     "opt": {"steps": 20},
     "sign_opt": {"steps": 25},
     "hopskipjump": {"steps": 20},
-    "ead_l1": {"search": 6},
-    "ead_en": {"search": 6},
 }
 NAMES = {1.0: "l1", 2.0: "l2", INF: "linf"}
 

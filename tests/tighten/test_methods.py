@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from nets import dense_net, exact_minimum
 
-from verifier.errors import ShapeError, SolverError, SpecError, UnsupportedOperator
+from verifier.errors import ShapeError, SpecError, UnsupportedOperator
 from verifier.graph.evaluate import evaluate
 from verifier.outcome import Soundness
 from verifier.spec.problem import Case, Clause, InputSet, Problem, lp_ball
@@ -124,9 +124,9 @@ def test_what_cannot_be_bounded_is_an_error():
         bounds(graph, Problem((), 5), "crown")
     with pytest.raises(SpecError, match="timeout_s"):
         bounds(graph, box, "crown", MethodSettings(timeout_s=0.0))
-    wide = dense_net([700, 3, 2], 0)
-    with pytest.raises(SolverError, match="sdp-dual"):
-        bounds(wide, lp_ball(np.zeros(700), 0.5), "sdp")
+    wide = dense_net([1600, 3, 2], 0)
+    with pytest.raises(ShapeError, match="first-order"):
+        bounds(wide, lp_ball(np.zeros(1600), 0.5), "sdp")
 
 
 def test_time_limits_and_cancelling_keep_valid_bounds():

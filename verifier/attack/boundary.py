@@ -6,8 +6,11 @@ import torch
 from torch import Tensor
 
 from verifier.attack.losses import margin
-from verifier.attack.projections import along, norm
-from verifier.attack.task import Rows
+from verifier.attack.projections import along, norm, onto_hyperplane
+from verifier.attack.task import Rows, Task
+
+#: How far beyond a linearised boundary points are put: boundaries bend, and a walk back makes up for it.
+BEYOND = 1.1
 
 
 def bisect(rows: Rows, inside: Tensor, outside: Tensor, steps: int) -> Tensor:
@@ -54,6 +57,36 @@ def secant(rows: Rows, work: Tensor, steps: int) -> Tensor:
     found = torch.where(along(high < 1, work), start + along(high, work) * (work - start), work)
     rows.offer(found, high < 1)
     return found
+
+
+def walk_back(task: Task, steps: int, polish: int = 0) -> None:
+    """`secant` from the best success of every sample that has one, `steps` queries each.
+
+    Args:
+        polish: times the clean input is then projected onto the boundary linearised where the walk ended, and
+            walked back from there; a sample for which that does not succeed stays as it is.
+    """
+    index = task.best_cost.isfinite().nonzero()[:, 0]
+    work = task.best[index]
+    for left in range(polish, -1, -1):
+        if not len(index):
+            return
+        rows = task.rows(index)
+        if steps:
+            work = secant(rows, work, steps)
+        if left:
+            work = _projected(rows, work)
+            crossed = rows.fooled(rows.scores(work))
+            rows.offer(work, crossed)
+            index, work = index[crossed], work[crossed]
+
+
+def _projected(rows: Rows, work: Tensor) -> Tensor:
+    """The clean inputs' projections onto, and well beyond, the boundary linearised at work [R, *W]."""
+    _, value, normal = rows.gradient(work, margin)
+    gap = -value - (normal * (rows.start - work)).flatten(1).sum(1)
+    move = onto_hyperplane(normal, gap, rows.p, rows.lower - rows.start, rows.upper - rows.start)
+    return rows.clip(rows.start + BEYOND * move)
 
 
 def cut_back(rows: Rows, work: Tensor, steps: int) -> Tensor:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import numpy as np
 
+from verifier.attack.guided.seeds import seeds
 from verifier.attack.refine import refine
 from verifier.bounds.engine import BoxEngine
 from verifier.run import Run
@@ -22,6 +24,9 @@ Confirm = Callable[[int, np.ndarray], object | None]
 
 #: Share of the time since a search began that goes into attacking again.
 AGAIN_SHARE = 0.1
+
+#: Rounds a box of descents that bounds lead, the starts of each and their steps.
+GUIDED_ROUNDS, GUIDED_STARTS, GUIDED_STEPS = 30, 32, 20
 
 #: Engine outputs carry round-off, so points this close to unsafe (relative to the outputs) are replayed too.
 NEAR_UNSAFE = 1e-5
@@ -125,9 +130,41 @@ class Falsifier:
         box = np.repeat(boxes, max(1, restarts // len(boxes)))
         low, high = g.lower[box], g.upper[box]
         points = _place(self.rng.random(low.shape), low, high)
+        rows, _ = self.margins(box, points)
+        found, nearest, least = self._descend(run, box, points, self._targets(rows), steps)
+        if found is not None or run.stopped() or not polish:
+            return found
+        # about four times the evaluations so far, spent on the most promising quarter
+        few = np.argsort(least)[: max(4, len(box) // 4)]
+        return refine(self, run, box[few], nearest[few], steps // 2)
+
+    def guided(self, run: Run, rounds: int = GUIDED_ROUNDS) -> object | None:
+        """Descent from where the bounds of the most promising subdomains are smallest, box after box.
+
+        Costs bounds of the whole network, so it is for what random starts do not find.
+        """
+        if self.group.inputs is not None:  # the minimisers lie in the box, not in the set
+            return None
+        for index in range(len(self.group.lower)):
+            share = run.limited(run.remaining() / (len(self.group.lower) - index))
+            for points, clause in islice(seeds(self.engine, self.group.only(index), share, GUIDED_STARTS), rounds):
+                found, _, _ = self._descend(share, np.full(len(points), index), points, clause, GUIDED_STEPS)
+                if found is not None or run.stopped():
+                    return found
+        return None
+
+    def _descend(
+        self, run: Run, box: np.ndarray, points: np.ndarray, target: np.ndarray, steps: int
+    ) -> tuple[object | None, np.ndarray, np.ndarray]:
+        """Sign-gradient descent of the target clauses [P] from points [P, N_in].
+
+        Returns:
+            A counterexample or None; the point met that is nearest to unsafe [P, N_in] and its margin [P].
+        """
+        g = self.group
+        low, high = g.lower[box], g.upper[box]
         half = 0.5 * (high - low)
         rows, size = self.margins(box, points)
-        target = self._targets(rows)
         momentum = np.zeros_like(points)
         nearest, least = points, np.full(len(points), np.inf)
         for step in range(steps):
@@ -136,7 +173,7 @@ class Falsifier:
             least = np.minimum(worst, least)
             found = self.replay(box, points, rows, size)
             if found is not None or run.stopped():
-                return found
+                return found, nearest, least
             weights = self._aim(rows, target)
             gradient = self.engine.gradient(points, weights)
             scale = np.abs(gradient).max(axis=1, keepdims=True)
@@ -148,12 +185,7 @@ class Falsifier:
             length = 0.5 * (1 - step / steps) ** 1.5 + 0.002
             points = np.clip(points - length * half * np.sign(momentum), low, high)
             rows, size = self.margins(box, points)
-        found = self.replay(box, points, rows, size)
-        if found is not None or not polish:
-            return found
-        # about four times the evaluations so far, spent on the most promising quarter
-        few = np.argsort(least)[: max(4, len(box) // 4)]
-        return refine(self, run, box[few], nearest[few], steps // 2)
+        return self.replay(box, points, rows, size), nearest, least
 
     def _promising(self, boxes: np.ndarray, count: int) -> np.ndarray:
         """The boxes whose centres are closest to unsafe."""

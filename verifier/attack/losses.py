@@ -27,7 +27,8 @@ def cross_entropy(scores: Tensor, label: Tensor, target: Tensor | None) -> Tenso
 
 def rival(scores: Tensor, label: Tensor) -> Tensor:
     """The highest score of a class other than `label`, [R]."""
-    return scores.scatter(1, label[:, None], -torch.inf).amax(dim=1)
+    # looked up rather than reduced: the derivative of a gather costs a third of that of a maximum
+    return pick(scores, scores.detach().scatter(1, label[:, None], -torch.inf).argmax(dim=1))
 
 
 def margin(scores: Tensor, label: Tensor, target: Tensor | None) -> Tensor:

@@ -23,6 +23,7 @@ from verifier.attack.gradient.fmn import FMN
 from verifier.attack.gradient.jsma import JSMA
 from verifier.attack.gradient.pgd import BIM, FGSM, MIFGSM, PGD
 from verifier.attack.gradient.sparsefool import SparseFool
+from verifier.attack.guided.bab import BaB
 from verifier.attack.semantic.composite import Composite
 from verifier.attack.semantic.grid import GridSearch
 from verifier.attack.universal.perturbation import UAP, UniversalPGD
@@ -46,6 +47,7 @@ ATTACKS: dict[str, type[Attack]] = {
     "jsma": JSMA,
     "sparsefool": SparseFool,
     "fmn": FMN,
+    "bab": BaB,
     "standard": AutoAttack,
     "plus": AutoAttackPlus,
     "zoo": ZOO,

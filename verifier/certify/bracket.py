@@ -1,4 +1,4 @@
-"""The search for one radius: attack, bound, optimise, split, shrink; keeps both ends."""
+"""The search for one radius: attack, bound, decide the goal or optimise, split, shrink; keeps both ends."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ import torch
 from verifier.certify.closest import Closest, attack, attack_within
 from verifier.certify.leaves import Ball, Leaves, Slopes, tighten
 from verifier.certify.minimisers import minimisers
+from verifier.certify.one_query import decidable, decided
 from verifier.certify.threat import Nearness
 from verifier.certify.victim import Classifier, Rows
-from verifier.outcome import StopReason
+from verifier.outcome import StopReason, Verdict
 from verifier.run import Run
 
 #: Share of the remaining time that one radius may take before the ball shrinks.
 STAGE_SHARE = 0.45
 #: Share of the time for the attacks that come first.
 ATTACK_SHARE = 0.3
+#: Seconds left at most that count for the share of one query, where there is no limit.
+QUERY_S = 300.0
 #: Most radii tried with plain bounds, and the ratio of the ends at which they stop.
 PLAIN_BALLS, PLAIN_RATIO = 6, 1.1
 #: Most radii tried where the program's numbers overflow.
@@ -53,9 +56,10 @@ class Bracket:
         self.classifier, self.nearness, self.center = classifier, nearness, center
         self.run, self.limits = run, limits
         self.closest = Closest(classifier, nearness, rows, center)
-        self.rows = classifier.engine.tensor(rows.coeffs)
+        self.margins, self.rows = rows, classifier.engine.tensor(rows.coeffs)
         self.lower, self.proved_by = 0.0, ""
         self.subdomains, self.balls, self.attack_seconds = 0, 0, 0.0
+        self._decidable = limits.effort == "search" and decidable(classifier, nearness.input_set(center, 0.0))
         self._slopes: Slopes | None = None
         #: The smallest ball enclosed so far that is not proved: its bounds hold on every smaller one.
         self._failed: Ball | None = None
@@ -70,9 +74,13 @@ class Bracket:
             self.lower, self.proved_by = math.inf, "bounds"
             return StopReason.WHOLE_RANGE
         brief = run.limited(ATTACK_SHARE * run.remaining())
-        self.attack_seconds = attack(self.closest, self.limits.attack_effort, self.limits.seed, brief.stopped)
+        self.attack_seconds = attack(
+            self.closest, self.limits.attack_effort, self.limits.seed, brief.stopped, brief=self._decidable
+        )
         with torch.no_grad():
             self._plain_bounds()
+            while not self._done() and not run.stopped() and self._one_query():
+                pass
             while not self._done() and not run.stopped() and self.limits.effort != "bounds":
                 if not self._one_tree():
                     break
@@ -154,6 +162,22 @@ class Bracket:
                 self._fail(ball)
             coeffs = form.coeffs[0].double().cpu().numpy()
             self.closest.propose(minimisers(coeffs, ball.inputs), "bounds")
+
+    def _one_query(self) -> bool:
+        """Decide the goal at once, where that is quick; False where it was left open."""
+        radius = self.goal
+        if not (self._decidable and 0 < radius < math.inf):
+            return False
+        inputs = self.nearness.input_set(self.center, radius)
+        brief = self.run.limited(STAGE_SHARE * min(self.run.remaining(), QUERY_S))
+        verdict = decided(
+            self.classifier, inputs, self.margins, brief, lambda point: self.closest.propose(point[None], "search")
+        )
+        self.balls += 1
+        self.subdomains += brief.visited
+        if verdict is Verdict.UNSAT:
+            self._prove(radius, "search")
+        return verdict in (Verdict.SAT, Verdict.UNSAT)
 
     def _one_tree(self) -> bool:
         """Branch and bound from the goal downwards; False when nothing more can be gained."""

@@ -137,9 +137,10 @@ class LpSession:
             return Answer(safe_bound(self.model, cost, nothing), nothing, None, "infeasible, but not proved so")
         duals = usable_duals(self.model, found.duals)
         bound = safe_bound(self.model, cost, duals)
-        plain = safe_bound(self.model, cost, nothing)
-        if plain > bound:
-            bound, duals = plain, nothing
+        if found.status != "Optimal":  # whatever is at hand may be worse than nothing
+            plain = safe_bound(self.model, cost, nothing)
+            if plain > bound:
+                bound, duals = plain, nothing
         return Answer(bound, duals, found.point, found.status)
 
     def _better(self, old: Answer, new: Answer) -> Answer:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from verifier.errors import SolverError
 from verifier.tighten.dual import DualSettings, dual_bound
 from verifier.tighten.lp import lp_bound
 from verifier.tighten.method_passes import Answer, Task, alpha, backward_pass
@@ -15,9 +14,6 @@ from verifier.tighten.milp import MilpSettings, milp_bound
 from verifier.tighten.propagated import Bounded
 from verifier.tighten.sdp import SdpSettings, check_operators, sdp_bound
 from verifier.tighten.sdp_crown_network import SdpCrownSettings, sdp_crown_bound
-
-#: With SCS a semidefinite program of this many variables takes tens of minutes and gigabytes.
-_LARGEST_SCS = 600
 
 
 class _Ground:
@@ -102,9 +98,9 @@ def mixed_integer(task: Task) -> Answer:
     return np.maximum(found.lower, ground.floor), ground.shared, (note,)
 
 
-def semidefinite_scs(task: Task) -> Answer:
-    """The semidefinite relaxation by SCS."""
-    return _semidefinite(task, "scs")
+def semidefinite(task: Task) -> Answer:
+    """The semidefinite relaxation by interior points."""
+    return _semidefinite(task, "interior")
 
 
 def semidefinite_dual(task: Task) -> Answer:
@@ -115,10 +111,6 @@ def semidefinite_dual(task: Task) -> Answer:
 def _semidefinite(task: Task, method: str) -> Answer:
     check_operators(task.state.graph)
     ground, state = _Ground(task), task.state
-    box, known = state.alpha().found.box, ground.known()
-    size = state.inputs.size + sum(len(state.engine.open_neurons(n, box)) for n in state.engine.network.bounded)
-    if method == "scs" and size > _LARGEST_SCS:
-        raise SolverError(f"sdp: {size} variables, SCS is practical up to {_LARGEST_SCS}; use sdp-dual")
     lower, notes = ground.floor.copy(), list[str]()
     for s, row in enumerate(task.coeffs):
         left = ground.left_s()
@@ -127,9 +119,8 @@ def _semidefinite(task: Task, method: str) -> Answer:
             if left <= 0.0:
                 notes.append("no time left for every row; those have alpha-CROWN's bound")
                 break
-        # SCS may use its share; the ascent that polishes its answer gets as long again at most.
-        settings = SdpSettings(method, steps=task.settings.steps, time_limit_s=None if left is None else 0.6 * left)
-        found = sdp_bound(state.graph, state.inputs, row, settings=settings, **known)
+        settings = SdpSettings(method, steps=task.settings.steps, time_limit_s=left)
+        found = sdp_bound(state.graph, state.inputs, row, settings=settings, **ground.known())
         lower[s] = max(lower[s], found.lower[0])
         notes += found.notes
     return lower, ground.shared, _endings(notes)

@@ -27,8 +27,8 @@ from verifier.tighten.method_solvers import (
     linear_program,
     mixed_integer,
     sdp_crown,
+    semidefinite,
     semidefinite_dual,
-    semidefinite_scs,
     wong_kolter,
 )
 from verifier.tighten.propagated import Propagated
@@ -177,7 +177,7 @@ METHODS: dict[str, Method] = {
     "lagrangian": Method("multipliers of every layer by ascent", lagrangian),
     "lp": Method("triangle relaxation by HiGHS, rebuilt from multipliers", linear_program),
     "milp": Method("branch and bound on activations, exact given time", mixed_integer),
-    "sdp": Method("semidefinite relaxation by SCS, rebuilt from multipliers", semidefinite_scs),
+    "sdp": Method("semidefinite relaxation by interior points, rebuilt from multipliers", semidefinite),
     "sdp-dual": Method("semidefinite relaxation by first-order dual ascent", semidefinite_dual),
     "sdp-crown": Method("l2 balls only: relu layers bounded jointly", sdp_crown),
 }

@@ -65,7 +65,6 @@ class QuadraticModel:
         lines: linear facts about P, see `Lines`.
         eliminated: bool [C], columns expressed by their defining rows.
         defining: column -> row that defines it.
-        cliques: groups of indices in P that products couple, one per block of neurons.
     """
 
     linear: LinearModel
@@ -80,7 +79,6 @@ class QuadraticModel:
     lines: Lines
     eliminated: np.ndarray
     defining: dict[int, int]
-    cliques: tuple[np.ndarray, ...]
 
     @property
     def size(self) -> int:
@@ -116,7 +114,6 @@ def quadratic_model(model: LinearModel) -> QuadraticModel:
     eliminated = np.zeros(model.column_count, dtype=bool)
     eliminated[[c for c in targets if c in defined and place[c] < 0]] = True
     pairs = [(int(h), int(z)) for n in model.neurons for h, z in zip(n.post, n.pre, strict=True)]
-    blocks = [np.arange(start, start + n.pre.size) for start, n in zip(_starts(model), model.neurons, strict=True)]
     linear = [(int(c), int(c)) for c in columns if int(c) in defined]
     pairs += linear
     weight, weight_size, offset, slack = _expressions(model, defined, place, [z for _, z in pairs], linear)
@@ -124,10 +121,6 @@ def quadratic_model(model: LinearModel) -> QuadraticModel:
     low, high = model.col_lower[columns], model.col_upper[columns]
     middle = 0.5 * (low + high)
     half = np.nextafter(np.maximum(high - middle, middle - low), np.inf) * (1.0 + 2.0**-50)
-    cliques = [np.union1d(post[b], np.flatnonzero(np.any(weight[b] != 0, axis=0))) for b in blocks]
-    if linear:
-        rest = np.arange(len(pairs) - len(linear), len(pairs))
-        cliques.append(np.union1d(post[rest], np.flatnonzero(np.any(weight[rest] != 0, axis=0))))
     lines = _lines(model, place, pairs, (weight, offset), eliminated)
     return QuadraticModel(
         model,
@@ -142,7 +135,6 @@ def quadratic_model(model: LinearModel) -> QuadraticModel:
         lines,
         eliminated,
         defined,
-        tuple(cliques),
     )
 
 
@@ -249,10 +241,6 @@ def _sources(model: LinearModel, defined: dict[int, int], column: int) -> list[i
     row = defined[column]
     start, stop = model.matrix.indptr[row] + 1, model.matrix.indptr[row + 1]
     return model.matrix.indices[start:stop].tolist()
-
-
-def _starts(model: LinearModel) -> list[int]:
-    return np.cumsum([0, *(n.pre.size for n in model.neurons)])[:-1].tolist()
 
 
 def _expressions(model, defined, place, columns, linear) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -22,6 +22,7 @@ class Objective:
     value = constant + line_value @ line + product_value @ product - kappa_0 - sum max(kappa_j, 0);
     first row of the matrix: half of gradient + line_gradient @ line + product_gradient @ product;
     lower block: sym(left^T diag(product) right) + diag(kappa).
+    A product is (at_middle[0] + left v)(at_middle[1] + right v), at_middle [2, K].
     """
 
     constant: float
@@ -30,6 +31,7 @@ class Objective:
     line_gradient: np.ndarray
     product_value: np.ndarray
     product_gradient: np.ndarray
+    at_middle: np.ndarray
     left: np.ndarray
     right: np.ndarray
 
@@ -42,14 +44,15 @@ class Objective:
         d = (cost - model.matrix.T @ duals)[form.columns]
         unit = np.eye(form.size)[form.post]
         factor = unit - form.weight
-        at_middle = factor @ middle - form.offset
+        first, second = middle[form.post], factor @ middle - form.offset
         return cls(
             constant=float(np.where(duals != 0, duals * held, 0.0).sum() + d @ middle),
             gradient=half * d,
             line_value=form.lines.limits - form.lines.coeffs @ middle,
             line_gradient=-(form.lines.coeffs * half).T,
-            product_value=middle[form.post] * at_middle,
-            product_gradient=((unit * at_middle[:, None] + middle[form.post][:, None] * factor) * half).T,
+            product_value=first * second,
+            product_gradient=((unit * second[:, None] + first[:, None] * factor) * half).T,
+            at_middle=np.stack([first, second]),
             left=unit * half,
             right=factor * half,
         )

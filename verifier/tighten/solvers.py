@@ -14,6 +14,7 @@ import numpy as np
 
 from verifier.errors import SpecError
 from verifier.tighten.model import LinearModel
+from verifier.tighten.start_basis import BASIC, LOWER, UPPER, StartBasis
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Solver(ABC):
 
 
 class HighsSolver(Solver):
-    """HiGHS, one instance per model, started from the last basis when only the cost changes."""
+    """HiGHS, one instance per model: a new cost starts from CROWN's basis, new bounds from the last one."""
 
     _highs: Any  # the package's type stubs lack the ray functions
 
@@ -52,10 +53,14 @@ class HighsSolver(Solver):
         self._model, self._highspy = model, highspy
         self._highs = quiet_highs()
         self._highs.passModel(highs_program(model, highspy))
+        self._start, self._cost = StartBasis(model), np.full(model.column_count, np.nan)
+        status = highspy.HighsBasisStatus
+        self._status = {BASIC: status.kBasic, LOWER: status.kLower, UPPER: status.kUpper}
 
     def solve(self, cost, time_limit_s=None):
-        highs, columns = self._highs, np.arange(self._model.column_count, dtype=np.int32)
-        highs.changeColsCost(columns.size, columns, np.asarray(cost, dtype=np.float64))
+        highs = self._highs
+        if not np.array_equal(cost, self._cost):
+            self._begin(np.array(cost, dtype=np.float64))
         limit = np.inf if time_limit_s is None else highs.getRunTime() + max(time_limit_s, 0.0)
         highs.setOptionValue("time_limit", limit)
         highs.run()
@@ -66,6 +71,17 @@ class HighsSolver(Solver):
         duals = np.array(found.row_dual) if found.dual_valid else np.zeros(self._model.row_count)
         point = np.array(found.col_value) if found.value_valid else None
         return Solution(duals, point, False, highs.modelStatusToString(status))
+
+    def _begin(self, cost: np.ndarray) -> None:
+        """Minimise another cost, from the basis of its backward pass."""
+        self._cost = cost
+        self._highs.changeColsCost(cost.size, np.arange(cost.size, dtype=np.int32), cost)
+        basis = self._highspy.HighsBasis()
+        columns, rows = self._start.of(cost)
+        basis.col_status = [self._status[k] for k in columns.tolist()]
+        basis.row_status = [self._status[k] for k in rows.tolist()]
+        basis.valid = True
+        self._highs.setBasis(basis)
 
     def change_column(self, column: int, lower: float, upper: float) -> None:
         """Other bounds of one column, for the solves to come."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from verifier.attack.base import Attack
-from verifier.attack.boundary import secant
+from verifier.attack.boundary import walk_back
 from verifier.attack.estimators import Coordinates, Estimator, ForwardDifference
 from verifier.attack.gradient.constant_search import ConstantSearch
 from verifier.attack.losses import Loss, capped_margin
@@ -50,9 +50,8 @@ class ZOO(Attack):
         constants = ConstantSearch(len(rows), self.initial, rows.start)
         for _ in range(self.search):
             constants.update(self._descend(rows, constants.constant))
-        found = task.best_cost.isfinite().nonzero()[:, 0]
-        if self.refine and self.kappa == 0 and len(found):
-            secant(task.rows(found), task.best[found], self.refine)
+        if self.kappa == 0:
+            walk_back(task, self.refine)
 
     def _descend(self, rows: Rows, constant: Tensor) -> Tensor:
         loss, check = capped_margin(self.kappa), max(1, self.steps // 10)

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from verifier.attack.base import Attack
-from verifier.attack.boundary import secant
+from verifier.attack.boundary import walk_back
 from verifier.attack.gradient.constant_search import ConstantSearch
+from verifier.attack.gradient.nearest import Nearest
 from verifier.attack.gradient.tanh_space import TanhSpace
-from verifier.attack.losses import capped_margin, margin
+from verifier.attack.losses import margin
 from verifier.attack.optimisers import Adam
-from verifier.attack.projections import along
+from verifier.attack.projections import along, norm
 from verifier.attack.task import Rows, Task
 
 
@@ -23,77 +24,60 @@ class CW(Attack):
     """min ‖d‖_2^2 + c max(-margin, -kappa) over x + d = mid + half tanh(w), by Adam, with a binary
     search on c for every sample on its own.
 
+    The paper starts every constant anew. Here one descent goes on while the constants change: where the
+    margin is positive a smaller constant only has to pull the sample back, which takes a fraction of the steps.
+
     Args:
-        steps: Adam steps per constant.
-        search: constants tried.
+        steps: Adam steps in all; search: constants tried in them.
         initial: first constant.
         rate: Adam's first step size, in units of w; it falls linearly to zero.
         kappa: confidence the success must have.
-        abort: give a sample up for the current constant after steps / 10 steps without 0.01 % gain.
         refine: secant queries on the final result (kappa = 0 only).
     Source: Carlini & Wagner 2017, arXiv:1608.04644.
     """
 
     steps: int = 200
     search: int = 9
-    initial: float = 1e-2
-    rate: float = 0.05
+    initial: float = 0.1
+    rate: float = 0.1
     kappa: float = 0.0
-    abort: bool = True
     refine: int = 2
 
     norms: ClassVar[tuple[float, ...]] = (2.0,)
     minimise: ClassVar[bool] = True
 
     def run(self, task: Task) -> None:
-        rows = task.rows()
+        self.reach(task.rows())
+        if self.kappa == 0:
+            walk_back(task, self.refine)
+
+    def reach(self, rows: Rows) -> Tensor:
+        """Descend from the clean inputs, and where no slope leads out of there from noise; as `descend`."""
+        found = self.descend(rows, rows.start)
+        if bool(found.all()):
+            return found
+        lost = rows.narrow(~found)
+        return found.masked_scatter(~found, self.descend(lost, lost.blend()))
+
+    def descend(self, rows: Rows, origin: Tensor) -> Tensor:
+        """Optimise from `origin` [R, *W]; returns which rows [R] were ever successful."""
+        space, nearest = TanhSpace(rows), Nearest(rows)
         constants = ConstantSearch(len(rows), self.initial, rows.start)
-        for _ in range(self.search):
-            success = self.descend(rows, rows.start, constants.constant)
-            constants.update(success)
-        found = task.best_cost.isfinite().nonzero()[:, 0]
-        if self.refine and self.kappa == 0 and len(found):
-            secant(task.rows(found), task.best[found], self.refine)
-
-    def descend(self, rows: Rows, origin: Tensor, constant: Tensor) -> Tensor:
-        """Optimise from `origin` [R, *W] with fixed constants [R]; returns which rows succeed.
-
-        Only the last tenth of the steps decides that: early steps overshoot into success with
-        constants that are too small, and the search would then settle on such a constant.
-        """
-        count = len(rows)
-        success = torch.zeros(count, dtype=torch.bool, device=rows.start.device)
-        place = torch.arange(count, device=rows.start.device)
-        space = TanhSpace(rows)
         w = space.variable(origin)
         adam = Adam(w, self.rate)
-        loss, check = capped_margin(self.kappa), max(1, self.steps // 10)
-        before = torch.full_like(constant, torch.inf)
+        period = max(1, self.steps // self.search)
         for i in range(self.steps):
-            work = rows.clip(space.inside(w))
-            scores, value, grad = rows.gradient(work, loss)
+            work, slope = space.inside(w)
+            _, value, grad = rows.gradient(work, margin)
             delta = work - rows.start
-            hit = rows.fooled(scores) & (value >= self.kappa)
-            rows.offer(work, hit)
-            success[place] = hit if i % check == 0 else success[place] | hit
-            w = w - adam.step((2 * delta - along(constant, grad) * grad) * space.slope(w), 1 - i / self.steps)
-            if self.abort and i % check == check - 1:
-                cost = delta.flatten(1).square().sum(1) - constant * value
-                going = ~(cost > 0.9999 * before)
-                if not bool(going.any()):
-                    break
-                before = cost
-                if not bool(going.all()):
-                    rows, w, constant, before, place = (
-                        rows.narrow(going),
-                        w[going],
-                        constant[going],
-                        cost[going],
-                        place[going],
-                    )
-                    adam.narrow(going)
-                    space = TanhSpace(rows)
-        return success
+            hit = (value > 0) & (value >= self.kappa)
+            nearest.note(work, hit, norm(delta, 2))
+            weight = along(constants.constant * ~hit, grad)
+            w = w - adam.step((2 * delta - weight * grad) * slope, 1 - i / self.steps)
+            if i % period == period - 1:
+                constants.update(hit)
+        nearest.offer()
+        return nearest.found
 
 
 @dataclass(frozen=True)
@@ -139,9 +123,8 @@ class CWLinf(Attack):
                 break
             if not bool(keep.all()):
                 rows, constant, tau, origin = rows.narrow(keep), constant[keep], tau[keep], origin[keep]
-        found = task.best_cost.isfinite().nonzero()[:, 0]
-        if self.refine and self.kappa == 0 and len(found):
-            secant(task.rows(found), task.best[found], self.refine)
+        if self.kappa == 0:
+            walk_back(task, self.refine)
 
     def _descend(self, rows: Rows, origin: Tensor, constant: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
         success = torch.zeros(len(rows), dtype=torch.bool, device=origin.device)
@@ -149,18 +132,17 @@ class CWLinf(Attack):
         space = TanhSpace(rows)
         w = space.variable(origin)
         adam = Adam(w, (0.2 * tau / rows.reach.clamp_min(1e-12)).clamp_max(self.rate))
-        loss = capped_margin(self.kappa)
         for _ in range(self.steps):
-            work = rows.clip(space.inside(w))
-            scores, value, grad = rows.gradient(work, loss)
+            work, slope = space.inside(w)
+            _, value, grad = rows.gradient(work, margin)
             delta = work - rows.start
-            hit = rows.fooled(scores) & (value >= self.kappa)
+            hit = (value > 0) & (value >= self.kappa)
             rows.offer(work, hit)
             done = hit & (rows.size(work) <= tau)
             success[place[done]] = True
             reached[place[done]] = work[done]
             over = (delta.abs() > along(tau, delta)) * delta.sign()
-            w = w - adam.step((over - along(constant, grad) * grad) * space.slope(w))
+            w = w - adam.step((over - along(constant * ~hit, grad) * grad) * slope)
             if bool(done.any()):
                 keep = ~done
                 if not bool(keep.any()):
@@ -183,7 +165,7 @@ class CWL0(Attack):
     """
 
     rounds: int = 30
-    inner: CW = CW(steps=60, search=4, initial=1.0, rate=0.1, refine=0)
+    inner: CW = CW(steps=120, search=4, initial=1.0, rate=0.1, refine=0)
 
     norms: ClassVar[tuple[float, ...]] = (0.0,)
     minimise: ClassVar[bool] = True
@@ -191,16 +173,10 @@ class CWL0(Attack):
     def run(self, task: Task) -> None:
         index = torch.arange(task.size, device=task.device)
         frozen = torch.zeros_like(task.space.start, dtype=torch.bool)
-        for _ in range(self.rounds):
+        for turn in range(self.rounds):
             rows = task.rows(index)
             rows.freeze(frozen[index])
-            constants = ConstantSearch(len(rows), self.inner.initial, rows.start)
-            success = torch.zeros(len(rows), dtype=torch.bool, device=rows.start.device)
-            for _ in range(self.inner.search):
-                won = self.inner.descend(rows, rows.start, constants.constant)
-                constants.update(won)
-                success |= won
-            index = index[success]
+            index = index[self.inner.descend(rows, rows.start) if turn else self.inner.reach(rows)]
             if not len(index):
                 return
             frozen[index] = self._freeze(task.rows(index), task.best[index])

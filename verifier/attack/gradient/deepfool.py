@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from verifier.attack.base import Attack
-from verifier.attack.boundary import secant
+from verifier.attack.boundary import walk_back
 from verifier.attack.losses import pick, rival
 from verifier.attack.projections import along, dual, norm, onto_hyperplane
 from verifier.attack.task import Rows, Task
@@ -36,7 +36,7 @@ class DeepFool(Attack):
     overshoot: float = 0.02
     candidates: int = 10
     refine: int = 2
-    polish: int = 1
+    polish: int = 2
 
     norms: ClassVar[tuple[float, ...]] = (1.0, 2.0, float("inf"))
     minimise: ClassVar[bool] = True
@@ -50,28 +50,11 @@ class DeepFool(Attack):
             work = rows.clip(rows.start + (1 + self.overshoot) * (exact - rows.start))
             hit = rows.fooled(rows.scores(work))
             if bool(hit.any()):
-                self._finish(rows, work, hit)
+                rows.offer(work, hit)
                 rows, work = rows.narrow(~hit), work[~hit]
             if not len(rows):
-                return
-
-    def _finish(self, rows: Rows, work: Tensor, hit: Tensor) -> None:
-        rows.offer(work, hit)
-        rows, work = rows.narrow(hit), work[hit]
-        if self.refine:
-            work = secant(rows, work, self.refine)
-        for _ in range(self.polish):
-            if not len(rows):
-                return
-            gap, normal = nearest_boundary(rows, work, self.candidates)
-            gap = gap - (normal * (rows.start - work)).flatten(1).sum(1)
-            exact = onto_hyperplane(normal, gap, rows.p, rows.lower - rows.start, rows.upper - rows.start)
-            work = rows.clip(rows.start + (1 + self.overshoot) * exact)
-            crossed = rows.fooled(rows.scores(work))
-            rows.offer(work, crossed)
-            rows, work = rows.narrow(crossed), work[crossed]
-            if self.refine and len(rows):
-                work = secant(rows, work, self.refine)
+                break
+        walk_back(task, self.refine, self.polish)
 
 
 def nearest_boundary(rows: Rows, work: Tensor, candidates: int | None, p: float | None = None) -> tuple[Tensor, Tensor]:

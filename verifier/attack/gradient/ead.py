@@ -7,13 +7,15 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softshrink
 
 from verifier.attack.base import Attack
-from verifier.attack.boundary import secant
+from verifier.attack.boundary import walk_back
 from verifier.attack.gradient.constant_search import ConstantSearch
-from verifier.attack.losses import capped_margin
+from verifier.attack.gradient.nearest import Nearest
+from verifier.attack.losses import margin
 from verifier.attack.projections import along, norm
-from verifier.attack.task import Rows, Task
+from verifier.attack.task import Task
 from verifier.errors import SpecError
 
 
@@ -22,22 +24,27 @@ class EAD(Attack):
     """min c max(-margin, -kappa) + ‖d‖_2^2 + beta ‖d‖_1 over the box, by FISTA, with a binary search
     on c for every sample.
 
+    Each constant goes on from the point where the last one ended. The gradient is taken at the sparse iterate
+    itself instead of FISTA's extrapolation of it, so that one evaluation serves the step and the search.
+
     Args:
         rule: which of the successes is kept: "l1" the smallest l1, "en" the smallest
             ‖d‖_2^2 + beta ‖d‖_1 (the paper's two decision rules).
-        steps: FISTA steps per constant; search: constants tried; initial: first constant.
-        rate: step length at the start, decaying with the square root of the remaining share.
+        steps: FISTA steps in all; search: constants tried in them; initial: first constant.
+        rate: step length at the start of a constant, decaying with the square root of its remaining share.
+        polish: times the result is then projected onto the boundary linearised there (kappa = 0, rule "l1" only).
         refine: secant queries on the final result (kappa = 0, rule "l1" only).
     Source: Chen et al. 2018, arXiv:1709.04114.
     """
 
     rule: str = "l1"
     beta: float = 0.1
-    steps: int = 200
+    steps: int = 540
     search: int = 9
-    initial: float = 0.1
+    initial: float = 1.0
     rate: float = 0.01
     kappa: float = 0.0
+    polish: int = 1
     refine: int = 2
 
     norms: ClassVar[tuple[float, ...]] = (1.0,)
@@ -51,38 +58,31 @@ class EAD(Attack):
         if self.rule not in ("l1", "en"):
             raise SpecError(f"ead rule: expected 'l1' or 'en', got {self.rule!r}")
         rows = task.rows()
-        constants = ConstantSearch(len(rows), self.initial, rows.start)
+        constants, nearest = ConstantSearch(len(rows), self.initial, rows.start), Nearest(rows)
+        point = rows.start
         for _ in range(self.search):
-            constants.update(self._descend(rows, constants.constant))
-        found = task.best_cost.isfinite().nonzero()[:, 0]
-        if self.refine and self.kappa == 0 and self.rule == "l1" and len(found):
-            secant(task.rows(found), task.best[found], self.refine)
+            point, success = self._descend(nearest, point, constants.constant)
+            constants.update(success)
+        nearest.offer(nearest.cost)
+        if self.kappa == 0 and self.rule == "l1":
+            walk_back(task, self.refine, self.polish)
 
-    def _descend(self, rows: Rows, constant: Tensor) -> Tensor:
-        success = torch.zeros(len(rows), dtype=torch.bool, device=constant.device)
-        loss, weight = capped_margin(self.kappa), along(constant, rows.start)
-        # only the last tenth of the steps says whether this constant is large enough
-        check = max(1, self.steps // 10)
-        point, slack = rows.start.clone(), rows.start.clone()
-        for i in range(self.steps):
-            rate = self.rate * (1 - i / self.steps) ** 0.5
-            _, _, grad = rows.gradient(slack, loss)
-            new = self._shrink(rows, slack - rate * (2 * (slack - rows.start) - weight * grad))
-            slack = rows.clip(new + i / (i + 3) * (new - point))
-            point = new
-            scores = rows.scores(point)
-            hit = rows.fooled(scores) & (loss(scores, rows.label, rows.target) >= self.kappa)
-            rows.offer(point, hit, self._size(rows, point))
-            success = hit if i % check == 0 else success | hit
-        return success
+    def _descend(self, nearest: Nearest, point: Tensor, constant: Tensor) -> tuple[Tensor, Tensor]:
+        """The point [R, *W] where FISTA with these constants [R] ends, and which rows succeed in its last tenth [R]."""
+        rows, steps = nearest.rows, max(1, self.steps // self.search)
+        slack, success = point, torch.zeros_like(constant, dtype=torch.bool)
+        for i in range(steps):
+            rate = self.rate * (1 - i / steps) ** 0.5
+            _, value, grad = rows.gradient(point, margin)
+            hit = (value > 0) & (value >= self.kappa)
+            success = hit & (i >= 0.9 * steps - 1) | success
+            nearest.note(point, hit, self._size(point - rows.start))
+            pull = along(rate * constant * ~hit, grad) * grad
+            new = rows.clip(rows.start + softshrink((1 - 2 * rate) * (slack - rows.start) + pull, self.beta))
+            slack, point = rows.clip(new + i / (i + 3) * (new - point)), new
+        return point, success
 
-    def _shrink(self, rows: Rows, z: Tensor) -> Tensor:
-        """Soft threshold by beta around the clean input, cut to the box."""
-        delta = z - rows.start
-        return rows.clip(rows.start + delta.sign() * (delta.abs() - self.beta).clamp_min(0))
-
-    def _size(self, rows: Rows, work: Tensor) -> Tensor:
-        delta = work - rows.start
+    def _size(self, delta: Tensor) -> Tensor:
         if self.rule == "l1":
             return norm(delta, 1)
         return norm(delta, 2).square() + self.beta * norm(delta, 1)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from verifier.attack.base import Attack
-from verifier.attack.boundary import secant
+from verifier.attack.boundary import walk_back
 from verifier.attack.gradient.apgd import rivals
 from verifier.attack.gradient.deepfool import nearest_boundary
 from verifier.attack.losses import difference
@@ -56,9 +56,7 @@ class FAB(Attack):
         for variant, rows in task.rounds(count * self.restarts):
             aim = None if order is None else order[rows.index, variant // self.restarts]
             self._walk(rows, aim, variant % self.restarts > 0)
-        found = task.best_cost.isfinite().nonzero()[:, 0]
-        if self.refine and len(found):
-            secant(task.rows(found), task.best[found], self.refine)
+        walk_back(task, self.refine)
 
     def _walk(self, rows: Rows, aim: Tensor | None, random: Tensor) -> None:
         work = torch.where(along(random, rows.start), self._random_start(rows), rows.start)

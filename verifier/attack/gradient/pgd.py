@@ -48,9 +48,10 @@ class PGD(Attack):
         require_budget(task, self.name)
         for variant, rows in task.rounds(self.restarts):
             random = self.random_start or int(variant[0]) > 0
-            self._ascend(rows, rows.random_start() if random else rows.start.clone())
+            self.ascend(rows, rows.random_start() if random else rows.start.clone())
 
-    def _ascend(self, rows: Rows, work: Tensor) -> None:
+    def ascend(self, rows: Rows, work: Tensor, target: Tensor | None = None) -> None:
+        """One run from `work` [R, *W]; `target` [R] replaces the classes that the loss aims at."""
         loss = named(self.loss)
         step = self.step_rel if self.step_rel is not None else (2.5 if self.steps > 1 else 1.0) / self.steps
         velocity = torch.zeros_like(work)
@@ -60,7 +61,7 @@ class PGD(Attack):
                 rows.offer(work, rows.fooled(rows.scores(work)))
                 rows.settle(work, torch.zeros(len(rows), device=work.device))
                 return
-            scores, value, grad = rows.gradient(work, loss)
+            scores, value, grad = rows.gradient(work, loss, target)
             hit = rows.fooled(scores)
             if not self.stop_early:
                 rows.offer(work, hit, cost=-value)
@@ -72,6 +73,7 @@ class PGD(Attack):
                     return
                 if not bool(keep.all()):
                     rows, work, grad, velocity = rows.narrow(keep), work[keep], grad[keep], velocity[keep]
+                    target = None if target is None else target[keep]
             if last:
                 return
             if self.momentum:

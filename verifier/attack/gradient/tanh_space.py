@@ -14,20 +14,20 @@ class TanhSpace:
     def __init__(self, rows: Rows):
         bounded = rows.lower.isfinite() & rows.upper.isfinite()
         zero = torch.zeros_like(rows.start)
-        self.bounded = bounded
+        self.bounded, self.everywhere = bounded, bool(bounded.all())
         self.mid = torch.where(bounded, (rows.lower + rows.upper) / 2, zero)
         self.half = torch.where(bounded, (rows.upper - rows.lower) / 2, zero)
 
-    def inside(self, w: Tensor) -> Tensor:
-        """The point of the box for w."""
-        return torch.where(self.bounded, self.mid + self.half * torch.tanh(w), w)
-
-    def slope(self, w: Tensor) -> Tensor:
-        """d inside / d w, elementwise."""
-        return torch.where(self.bounded, self.half * (1 - torch.tanh(w).square()), torch.ones_like(w))
+    def inside(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """The point of the box for w, and its derivative there, elementwise."""
+        flat = torch.tanh(w)
+        point, slope = self.mid + self.half * flat, self.half * (1 - flat.square())
+        if self.everywhere:
+            return point, slope
+        return torch.where(self.bounded, point, w), torch.where(self.bounded, slope, torch.ones_like(w))
 
     def variable(self, x: Tensor) -> Tensor:
-        """A w with inside(w) close to x.
+        """A w whose point is close to x.
 
         Points on a face are pulled inside by half a percent of the box: nearer to it tanh is so
         flat that hundreds of steps go by before a black or white pixel moves (measured on digits).
