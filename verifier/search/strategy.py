@@ -213,7 +213,10 @@ def _split_neurons(
 
 
 def _keep_attacking(falsifier: Falsifier, run: Run) -> object | None:
-    """More and longer attacks until time is up; without a limit, five rounds."""
+    """Attacks that bounds lead for half of the time, then more and longer ones; without a limit, five rounds."""
+    found = falsifier.guided(run.limited(0.5 * run.remaining()))
+    if found is not None:
+        return found
     for round_index in range(1_000_000 if np.isfinite(run.deadline) else 5):
         found = falsifier.pgd(run, 64, 40 * (1 + round_index % 5))
         if found is not None or run.stopped():
