@@ -135,6 +135,7 @@ void bind(py::module_& module, const char* name) {
                  return py::make_tuple(lower, coeffs, offset, sensitivity);
              },
              py::arg("rows"))
+        .def("use_threads", &Domains::use_threads, py::arg("threads"))
         .def("adopt", &Domains::adopt, py::call_guard<py::gil_scoped_release>(), py::arg("other"))
         .def("cut_off",
              [](Domains& self, const Array<double>& row, double limit, std::vector<uint8_t> slopes, std::vector<int32_t> split,

@@ -73,6 +73,11 @@ template <typename T>
 Domains<T>::~Domains() = default;
 
 template <typename T>
+void Domains<T>::use_threads(int threads) {
+    threads_ = std::clamp(threads, 1, static_cast<int>(memory_->threads.size()));
+}
+
+template <typename T>
 void Domains<T>::enter(const double* lower, const double* upper, double seconds) {
     lower_.assign(lower, lower + inputs());
     upper_.assign(upper, upper + inputs());

@@ -164,7 +164,19 @@ class DomainEngine(Protocol):
 
 
 class FocusedEngine(DomainEngine, Protocol):
-    """A DomainEngine whose bounds may be tightened for one subdomain alone."""
+    """A DomainEngine whose bounds may be tightened for one subdomain alone, and that can be had more than once.
+
+    Attributes:
+        threads: that one call uses at most.
+    """
+
+    threads: int
+
+    def alone(self, threads: int) -> FocusedEngine:
+        """The same box and bounds as an engine that another thread may use, and which takes subdomains of this one."""
+
+    def use_threads(self, threads: int) -> None:
+        """Use fewer threads than it was made with."""
 
     def cut_off(self, batch: Any, iterations: int, stopped: Callable[[], bool]) -> DomainBounds:
         """Tighten the neurons' bounds where the clause of a batch of one can still be satisfied, then bound it.

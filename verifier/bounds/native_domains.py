@@ -108,7 +108,8 @@ class NativeDomains:
         self.clauses = clauses
         self._deadline = deadline
         self._long_sums = engine.long_sums
-        self._make = lambda: engine.domains(lower, upper, 0.0)
+        self._make = lambda threads: engine.domains(lower, upper, 0.0, threads)
+        self.threads = engine.threads
         self.core = engine.domains(lower, upper, ROOT_SHARE * self._remaining())
         self.capacity = module.split_candidates
         self._refinement = Refinement()
@@ -242,9 +243,23 @@ class NativeDomains:
         """See engine.DomainEngine."""
         if self.core.failed:
             return None
+        return self._copied(self._make(self.threads) if spare is None else spare.core)
+
+    def alone(self, threads: int) -> NativeDomains:
+        """See engine.DomainEngine."""
+        found = self._copied(self._make(threads))
+        found.threads = threads
+        return found
+
+    def use_threads(self, threads: int) -> None:
+        """See engine.DomainEngine."""
+        self.threads = threads
+        self.core.use_threads(threads)
+
+    def _copied(self, core: Any) -> NativeDomains:
         found = copy(self)
-        found.core = self._make() if spare is None else spare.core
-        found.core.adopt(self.core)
+        found.core = core
+        core.adopt(self.core)
         found._count_open()
         return found
 
@@ -273,8 +288,12 @@ class NativeDomains:
 
     def renumber(self, batch: NativeBatch, stage: np.ndarray, index: np.ndarray) -> NativeBatch:
         """The same subdomains after some of the neurons (stage, index), numbered as in them, became stable."""
-        now = {pair: k for k, pair in enumerate(zip(self.open_stage.tolist(), self.open_index.tolist(), strict=True))}
-        number = np.array([now.get(pair, -1) for pair in zip(stage.tolist(), index.tolist(), strict=True)] + [-1])
+        if self.width == len(stage):
+            return batch  # none became stable
+        before, now = (s.astype(np.int64) << 32 | i for s, i in ((stage, index), (self.open_stage, self.open_index)))
+        left = np.isin(before, now)
+        assert np.array_equal(before[left], now), "open neurons are in the order of their stages, and none is new"
+        number = np.append(np.where(left, np.cumsum(left) - 1, -1), -1)
         kept = np.flatnonzero(number[:-1] >= 0)
         split = number[batch.split].astype(np.int32)  # -1 stays -1; what is stable now no longer needs its split
         order = np.argsort(split < 0, axis=1, kind="stable")

@@ -120,10 +120,10 @@ class NativeEngine:
             return BoxBounds.none(rows.shape[0], lower.shape[1])
         return BoxBounds(*(np.stack(column) for column in zip(*found, strict=True)))
 
-    def domains(self, lower: np.ndarray, upper: np.ndarray, seconds: float) -> Any:
+    def domains(self, lower: np.ndarray, upper: np.ndarray, seconds: float, threads: int | None = None) -> Any:
         """The compiled module's subdomains of one box, for native_domains; neurons are bounded within `seconds`."""
         kind = native().DomainsDouble if self.graph.dtype == "float64" else native().DomainsFloat
-        return kind(self._network, lower, upper, threads=self.threads, seconds=seconds)
+        return kind(self._network, lower, upper, threads=threads or self.threads, seconds=seconds)
 
     def evaluate(self, points: np.ndarray) -> np.ndarray:
         """Outputs [B, N_out] at points [B, N_in], computed in the graph's dtype."""

@@ -14,14 +14,15 @@ from verifier.bounds.engine import BoxEngine, DomainEngine
 from verifier.run import Run
 from verifier.search.input_split import SplitResult
 from verifier.search.subdomain_tree import Tree
+from verifier.search.team import MOST_TREES, SharedFalsifier, Team
 from verifier.spec.groups import Group
 
 #: Seconds of plain splitting before subdomains are looked at more closely, and their share of the remaining time.
 PLAIN_S, PLAIN_SHARE = 1.0, 0.05
-#: Share of the remaining time after which the search pauses to tighten what all subdomains share, and for how long.
+#: Share of the remaining time after which the search pauses to tighten what all subdomains share, and for how long,
+#: pause by pause: the first one is short, since later ones go on where it stopped.
 TRIAL_SHARE = 0.04
-REFINE_SHARE = 0.3
-MOST_REFINEMENTS = 4
+REFINE_SHARES = (0.1, 0.25, 0.3, 0.3)
 
 
 def split_activations(
@@ -46,20 +47,25 @@ def split_activations(
     if looking.can_look:
         clauses, tree = tree.clauses, looking
         result = tree.open(clauses)
-    for _ in range(MOST_REFINEMENTS):
+    for share in REFINE_SHARES:
         result = result or tree.search(time.monotonic() + TRIAL_SHARE * min(run.remaining(), 300.0))
         if result is not None or run.stopped():
             break
         with run.stage("refine neurons"):
-            gained = domains.refine(REFINE_SHARE * min(run.remaining(), 300.0), run.stopped)
+            gained = domains.refine(share * min(run.remaining(), 300.0), run.stopped)
         if not gained:
             run.say("refine", "tighter bounds of neurons gain too little")
             break
         clauses, tree = tree.clauses, Tree(domains, falsifier, index, run)
         result = tree.open(clauses)
+    trees = [tree]
+    if result is None and tree.threads > 1:
+        trees = tree.side_by_side(min(tree.threads, MOST_TREES), SharedFalsifier(falsifier))
+        result = Team(trees, run).search()
     result = result or tree.search() or SplitResult(None, len(tree))
-    if tree.looks:
-        run.say("cut off", f"{tree.looks} closer looks closed {tree.closed_by_looks} subdomains")
+    looks = sum(t.looks for t in trees)
+    if looks:
+        run.say("cut off", f"{looks} closer looks closed {sum(t.closed_by_looks for t in trees)} subdomains")
     return result
 
 

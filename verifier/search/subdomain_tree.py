@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from verifier.bounds.engine import DomainBatch, DomainBounds, DomainEngine, Focu
 from verifier.run import Run
 from verifier.search.frontier import Frontier
 from verifier.search.input_split import SplitResult
+
+if TYPE_CHECKING:
+    from verifier.search.team import SharedFalsifier
 
 ROOT_ITERATIONS = 60
 CHILD_ITERATIONS = 12
@@ -74,8 +77,17 @@ class Tree:
         looks: off leaves that to plain splitting, as does an engine without bounds of single subdomains.
     """
 
-    def __init__(self, domains: DomainEngine, falsifier: Falsifier, index: int, run: Run, *, looks: bool = True):
+    def __init__(
+        self,
+        domains: DomainEngine,
+        falsifier: Falsifier | SharedFalsifier,
+        index: int,
+        run: Run,
+        *,
+        looks: bool = True,
+    ):
         self.falsifier, self.index, self.run = falsifier, index, run
+        self._root = domains
         self.branches = [_Branch(domains, Frontier(domains), [], -np.inf)]
         own = domains.focus(None) if looks else None
         self.near = np.inf if own is None else -np.inf
@@ -136,6 +148,44 @@ class Tree:
             self.run.bound_after = self.worst
             self.run.tick(len(self), self.run.bound_after)
         return SplitResult(None, 0)
+
+    @property
+    def threads(self) -> int:
+        """Threads that could look at subdomains at the same time."""
+        return self._own[1].threads if self._own else 1
+
+    def side_by_side(self, count: int, falsifier: SharedFalsifier) -> list[Tree]:
+        """This tree, which can look, and others without subdomains, `count` in all, to search at the same time.
+
+        Each has its share of the threads, a run of its own, and what was learned about looks.
+        """
+        threads = max(1, self.threads // count)
+        root = cast("FocusedEngine", self._root)
+        engines = [root.alone(threads) for _ in range(count - 1)]
+        self.falsifier, self.run = falsifier, self.run.limited(np.inf)
+        for domains in (*(b.domains for b in self.branches), *self._own.values()):
+            cast("FocusedEngine", domains).use_threads(threads)
+        others = [Tree(engine, falsifier, self.index, self.run.limited(np.inf)) for engine in engines]
+        for tree in others:
+            tree.near = self.near
+        return [self, *others]
+
+    def give(self) -> DomainBatch | None:
+        """Half of the subdomains open on the whole box, to a tree of the same root; None with fewer than two."""
+        if not self.branches or self.branches[0].domains is not self._root:
+            return None
+        base = self.branches[0]
+        if len(base.frontier) >= 2:
+            return base.frontier.take(len(base.frontier) // 2)
+        return base.single.pop(0) if len(base) >= 2 and base.single else None
+
+    def receive(self, batch: DomainBatch) -> None:
+        """Take over subdomains of the whole box from a tree of the same root."""
+        if not self.branches:
+            self.branches = [_Branch(self._root, Frontier(self._root), [], -np.inf)]
+        left = batch.margins >= self.near
+        self.branches[0].frontier.put(batch.select(~left))
+        self.branches[0].single.extend(batch.select(np.array([k])) for k in np.flatnonzero(left))
 
     def _put(self, branch: _Branch, bounds: DomainBounds) -> None:
         """Keep what is open; what is near enough, and nearer than the branch itself was, is closed on its own."""
@@ -246,8 +296,10 @@ class Tree:
         return None
 
 
-def _try_minimisers(falsifier: Falsifier, bounds: DomainBounds, index: int) -> object | None:
+def _try_minimisers(falsifier: Falsifier | SharedFalsifier, bounds: DomainBounds, index: int) -> object | None:
     """Evaluate where the open subdomains' bounds are smallest."""
     open_points = bounds.minimiser[~bounds.closed]
+    if len(open_points) == 0:
+        return None
     points = open_points[bounds.row_margins[~bounds.closed].max(axis=1).argsort()[:32]]
     return falsifier.try_points(np.full(len(points), index), points)

@@ -166,6 +166,9 @@ class Domains {
     const std::vector<int32_t>& open_index() const;
     const StageState<T>& state(int stage) const { return root_.states[stage]; }
 
+    // Fewer threads than there is memory for.
+    void use_threads(int threads);
+
     // Bounds rows on the threads given; -inf where nothing can be claimed. After `seconds` no ascent takes another step.
     void bound(const RowJob& job, double seconds);
 
