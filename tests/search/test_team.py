@@ -142,7 +142,7 @@ def test_verdicts_on_both_sides_of_the_exact_minimum(threads: int, monkeypatch: 
         problem = Problem((Case(InputSet(lower, upper), (clause,)),), 1)
         settings = Settings(threads=threads, timeout_s=60.0)
         run = Run.within(60.0, None)
-        found = decide(query_of(graph, problem), settings, run, lambda _, point: point, attack_only=False)
+        found = decide(query_of(graph, problem), settings, run, lambda _, point: (point,), attack_only=False)
         assert found.verdict is expected, (shift, found)
     assert set(asked) <= {threads} and (threads == 1) == (not asked)
 
