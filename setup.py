@@ -112,7 +112,6 @@ setup(
         "scikit-learn",
         "psutil",
         "cvxpy",
-        "scs",
     ],
     ext_modules=[Extension("verifier.kernels._native", sources=[])],
     cmdclass={"build_ext": CMakeBuild},
