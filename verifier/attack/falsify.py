@@ -24,6 +24,8 @@ Confirm = Callable[[int, np.ndarray], object | None]
 
 #: Share of the time since a search began that goes into attacking again.
 AGAIN_SHARE = 0.1
+#: What the first such round is taken to cost; later ones are taken to cost as much as the last.
+FIRST_ROUND_S = 0.02
 
 #: Rounds a box of descents that bounds lead, the starts of each and their steps.
 GUIDED_ROUNDS, GUIDED_STARTS, GUIDED_STEPS = 30, 32, 20
@@ -48,6 +50,7 @@ class Falsifier:
     replay_budget: int = 200
     rounds: int = 0
     spent_s: float = 0.0
+    round_s: float = FIRST_ROUND_S
     since: float = field(default_factory=time.monotonic)
 
     def on(self, group: Group) -> Falsifier:
@@ -86,12 +89,13 @@ class Falsifier:
         Called often by whoever proves: what resists proof for long is worth attacking again.
         """
         begin = time.monotonic()
-        if self.spent_s > AGAIN_SHARE * (begin - self.since):
+        if self.spent_s + self.round_s > AGAIN_SHARE * (begin - self.since):
             return None
         self.rounds += 1
         brief = run.limited(AGAIN_SHARE * min(run.remaining(), 600.0))
         found = self.pgd(brief, 48, 20 * (1 + self.rounds % 5))
-        self.spent_s += time.monotonic() - begin
+        self.round_s = time.monotonic() - begin
+        self.spent_s += self.round_s
         return found
 
     def sample(self, run: Run, count: int) -> object | None:
