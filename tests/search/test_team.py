@@ -57,16 +57,12 @@ class Numbers:
         self.open += batch
 
 
-def team_of(trees: list, run: Run) -> Team:
-    return Team(trees, run)
-
-
 @pytest.mark.parametrize("count", [2, 4])
 def test_every_subdomain_is_closed_once_and_all_trees_work(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("verifier.search.team.SLICE_S", 0.01)
     run, seen = Run(), list[int]()
     trees = [Numbers(list(range(200)) if k == 0 else [], seen, run.limited(np.inf)) for k in range(count)]
-    result = team_of(trees, run).search()
+    result = Team(trees, run).search()
     assert result == SplitResult(None, 0)
     expected = sorted([*range(200), *itertools.chain.from_iterable((2 * k + 100, 2 * k + 101) for k in range(100))])
     assert sorted(seen) == expected
@@ -77,7 +73,7 @@ def test_every_subdomain_is_closed_once_and_all_trees_work(count: int, monkeypat
 def test_what_stays_open_at_the_deadline_is_counted() -> None:
     run = Run.within(0.15, None)
     trees = [Numbers(list(range(1000, 3000)) if k == 0 else [], [], run.limited(np.inf)) for k in range(2)]
-    result = team_of(trees, run).search()
+    result = Team(trees, run).search()
     assert result is not None and result.witness is None and not result.exhausted
     assert result.open_count == 2000 - sum(len(tree.seen) for tree in trees) > 0
 
@@ -97,9 +93,9 @@ def test_a_result_ends_the_search_and_an_error_reaches_the_caller() -> None:
         begin = time.monotonic()
         if other is Broken:
             with pytest.raises(ValueError, match="broken"):
-                team_of(trees, run).search()
+                Team(trees, run).search()
         else:
-            result = team_of(trees, run).search()
+            result = Team(trees, run).search()
             assert result is not None and result.witness == "witness"
         assert time.monotonic() - begin < 20
 

@@ -100,11 +100,12 @@ def _resumed(
 ) -> Targets:
     """The targets of neurons that are still open, with the leaves they had, or from the whole box."""
     numbering = (inner.open_stage, inner.open_index)
-    if kept is None or not np.array_equal(kept.neurons[np.isin(kept.neurons, neurons)], neurons):
+    still = np.zeros(0, dtype=bool) if kept is None else np.isin(kept.neurons, neurons)
+    if kept is None or not np.array_equal(kept.neurons[still], neurons):
         count = 2 * len(neurons)
         leaves = _bounded(inner, inner.initial(np.arange(count)), end, stopped)
         return Targets(neurons, leaves, np.full(count, np.inf), numbering)
-    left = np.tile(np.isin(kept.neurons, neurons), 2)
+    left = np.tile(still, 2)
     number = np.where(left, np.cumsum(left) - 1, -1)
     leaves = kept.leaves.select(number[kept.leaves.clause] >= 0)
     leaves = replace(leaves, clause=number[leaves.clause].astype(np.int32))

@@ -49,7 +49,7 @@ class RelaxStep(torch.autograd.Function):
 
 def takes_kernel(coeffs: Tensor) -> bool:
     """Whether the step is the compiled kernel's: where the build has it, and on the CPU where the rows are long."""
-    return kernels_for(coeffs.device.type) and (coeffs.is_cuda or coeffs.numel() >= WORTH_A_CALL)
+    return (coeffs.is_cuda or coeffs.numel() >= WORTH_A_CALL) and kernels_for(coeffs.device.type)
 
 
 def plain_step(

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import time
 
-import numpy as np
-
 from verifier.attack.falsify import Falsifier
-from verifier.bounds.engine import BoxEngine, DomainEngine
+from verifier.bounds.engine import BoxEngine
+from verifier.bounds.roots import root_domains
 from verifier.run import Run
 from verifier.search.input_split import SplitResult
 from verifier.search.subdomain_tree import Tree
@@ -32,7 +31,7 @@ def split_activations(
 
     Returns as soon as a counterexample is confirmed, every clause is refuted everywhere, or the run stops.
     """
-    domains, clauses = _root(engine, group, index, run)
+    domains, clauses = root_domains(engine, group, index, run)
     if len(clauses) == 0:
         return SplitResult(None, 0)
     # What plain splitting closes at once needs nothing else.
@@ -68,13 +67,3 @@ def split_activations(
         run.say("cut off", f"{looks} closer looks closed {sum(t.closed_by_looks for t in trees)} subdomains")
     return result
 
-
-def _root(engine: BoxEngine, group: Group, index: int, run: Run) -> tuple[DomainEngine, np.ndarray]:
-    """The DomainEngine of this engine for one box, and the clauses its bounds leave open."""
-    if engine.name == "native":
-        from verifier.bounds import native_domains
-
-        return native_domains.root_domains(engine, group, index, run)  # type: ignore[arg-type]
-    from verifier.bounds import torch_domains
-
-    return torch_domains.root_domains(engine, group, index, run)  # type: ignore[arg-type]

@@ -183,13 +183,14 @@ class Tree:
         """Take over subdomains of the whole box from a tree of the same root."""
         if not self.branches:
             self.branches = [_Branch(self._root, Frontier(self._root), [], -np.inf)]
-        left = batch.margins >= self.near
-        self.branches[0].frontier.put(batch.select(~left))
-        self.branches[0].single.extend(batch.select(np.array([k])) for k in np.flatnonzero(left))
+        self._keep(self.branches[0], batch)
 
     def _put(self, branch: _Branch, bounds: DomainBounds) -> None:
-        """Keep what is open; what is near enough, and nearer than the branch itself was, is closed on its own."""
-        left = bounds.batch.select(~bounds.closed)
+        """Keep what is open."""
+        self._keep(branch, bounds.batch.select(~bounds.closed))
+
+    def _keep(self, branch: _Branch, left: DomainBatch) -> None:
+        """Keep open subdomains; what is near enough, and nearer than the branch itself was, is closed on its own."""
         near = left.margins >= max(self.near, PROGRESS * branch.margin)
         if len(self.branches) > MOST_BRANCHES:
             near = np.zeros(len(left), dtype=bool)

@@ -91,15 +91,19 @@ class Team:
         while any(thread.is_alive() for thread in threads):
             with self._changed:
                 self._changed.wait(REPORT_S)
-            self._run.visited = before + sum(tree.run.visited for tree in self._trees)
-            self._run.bound_after = min(state.worst for state in self._states)
-            self._run.tick(sum(state.open for state in self._states), self._run.bound_after)
+            self._report(before)
         for thread in threads:
             thread.join()
-        self._run.visited = before + sum(tree.run.visited for tree in self._trees)
+        self._report(before)
         for tree in self._trees:
             for stage, seconds in tree.run.seconds.items():
                 self._run.seconds[stage] = self._run.seconds.get(stage, 0.0) + seconds / len(self._trees)
+
+    def _report(self, before: int) -> None:
+        """Tell the run what the trees have done, `before` subdomains apart."""
+        self._run.visited = before + sum(tree.run.visited for tree in self._trees)
+        self._run.bound_after = min(state.worst for state in self._states)
+        self._run.tick(sum(state.open for state in self._states), self._run.bound_after)
 
     def _work(self, number: int) -> None:
         """One tree's thread."""

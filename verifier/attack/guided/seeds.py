@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from verifier.bounds.engine import BoxEngine, DomainEngine
+from verifier.bounds.engine import BoxEngine
+from verifier.bounds.roots import root_domains
 from verifier.run import Run
 from verifier.spec.groups import Group
 
@@ -33,7 +34,7 @@ def seeds(engine: BoxEngine, group: Group, run: Run, count: int) -> Iterator[See
 
 
 def _of_neurons(engine: BoxEngine, group: Group, run: Run, count: int) -> Iterator[Seeds]:
-    domains, clauses = _root(engine, group, run)
+    domains, clauses = root_domains(engine, group, 0, run)
     if not len(clauses):
         return
     bounds = domains.bound(domains.initial(clauses), ROOT_ITERATIONS, run.stopped)
@@ -52,16 +53,6 @@ def _of_neurons(engine: BoxEngine, group: Group, run: Run, count: int) -> Iterat
         half = max(1, count // 2)
         best, waiting = waiting.select(order[:half]), waiting.select(order[half:])
         bounds = domains.bound(domains.branch(best), CHILD_ITERATIONS, run.stopped)
-
-
-def _root(engine: BoxEngine, group: Group, run: Run) -> tuple[DomainEngine, np.ndarray]:
-    if engine.name == "native":
-        from verifier.bounds import native_domains
-
-        return native_domains.root_domains(engine, group, 0, run)  # type: ignore[arg-type]
-    from verifier.bounds import torch_domains
-
-    return torch_domains.root_domains(engine, group, 0, run)  # type: ignore[arg-type]
 
 
 def _of_boxes(engine: BoxEngine, group: Group, run: Run, count: int) -> Iterator[Seeds]:
