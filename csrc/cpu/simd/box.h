@@ -38,17 +38,6 @@ static void place_rows(Sweep<T>& at, const double* rows, int64_t count) {
     }
 }
 
-// Certain lower bound of offset + min over the box of coeffs . x, with bounds of x in double.
-static double lowest(const double* coeffs, double offset, const double* lower, const double* upper, int64_t n) {
-    double sum = offset, size = std::fabs(offset);
-    for (int64_t i = 0; i < n; ++i) {
-        const double least = coeffs[i] > 0 ? coeffs[i] * lower[i] : coeffs[i] * upper[i];
-        sum += least;
-        size += std::fabs(least);
-    }
-    return sum - size * (n + 4) * 2.3e-16 - 1e-300;
-}
-
 // Writes a row's minimum over the box, and its offset where forms are kept; no claim where the minimum is too large.
 template <typename T>
 static void store_form(const BoxQuery& query, const BoxResult& result, int64_t row, double* coeffs, double offset, int64_t n) {

@@ -167,7 +167,7 @@ struct BoxTeam {
             const T* rows = descend(k, first, count);
             team.each(count, [&](int64_t r) {
                 const int64_t i = first + space.open[(begin + r) / 2];
-                const double bound = lowest(rows + r * space.stride, settled(k, r));
+                const double bound = least_of(rows + r * space.stride, settled(k, r));
                 if (!(size(bound) <= Precision<T>::kHuge)) return;
                 if ((begin + r) % 2) space.upper[i] = smaller(space.upper[i], round_up<T>(-bound));
                 else space.lower[i] = larger(space.lower[i], round_down<T>(bound));
@@ -241,14 +241,9 @@ struct BoxTeam {
         return offset - loss - 1e-14 * (size(offset) + loss);
     }
 
-    // Certain lower bound of offset + min over the box of row . x.
-    VERIFIER_MEMBER double lowest(const T* row, double offset) const {
-        double sum = offset, total = size(offset);
-        for (int64_t i = 0; i < inputs(); ++i) {
-            const double a = row[i], least = a > 0 ? a * low_of(i) : a * high_of(i);
-            sum += least, total += size(least);
-        }
-        return sum - total * static_cast<double>(inputs() + 4) * 2.3e-16 - 1e-300;
+    // Certain lower bound of row r's form, `offset` its constant, over the box.
+    VERIFIER_MEMBER double least_of(const T* row, double offset) const {
+        return lowest(row, offset, job.lower + box * inputs(), job.upper + box * inputs(), inputs());
     }
 
     // Lines of h, what a row loses at this layer, and the forms of h in place of those of z.
@@ -335,7 +330,7 @@ struct BoxTeam {
             const T* rows = descend(job.count, first + outputs, count);
             team.each(count, [&](int64_t r) {
                 const int64_t at = box * job.rows + begin + r;
-                const double offset = settled(job.count, r), low = lowest(rows + r * space.stride, offset);
+                const double offset = settled(job.count, r), low = least_of(rows + r * space.stride, offset);
                 const bool known = !*space.failed && size(low) <= Precision<T>::kHuge;
                 job.out_lower[at] = known ? low : -HUGE_VAL;
                 job.offset[at] = known ? offset : -HUGE_VAL;

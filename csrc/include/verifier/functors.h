@@ -2,6 +2,8 @@
 // Every function is safe with or without fused multiply-adds.
 #pragma once
 
+#include <cstdint>
+
 #include "verifier/rounding.h"
 
 namespace verifier {
@@ -89,6 +91,18 @@ VERIFIER_HD T split_score(T a, T lower, T upper, T bias) {
     const T s = upper / (upper - lower), t = -lower * s;
     const T gain = larger((s - 1) * bias * a, s * bias * a) + (a < 0 ? a * t : T(0));
     return size_of(gain);
+}
+
+// Certain lower bound of offset + min over the box of coeffs . x, with bounds of x in double.
+template <typename T>
+VERIFIER_HD double lowest(const T* coeffs, double offset, const double* lower, const double* upper, int64_t n) {
+    double sum = offset, size = size_of(offset);
+    for (int64_t i = 0; i < n; ++i) {
+        const double a = coeffs[i], least = a > 0 ? a * lower[i] : a * upper[i];
+        sum += least;
+        size += size_of(least);
+    }
+    return sum - size * (n + 4) * 2.3e-16 - 1e-300;
 }
 
 // New ends of one input inside the half-space coeffs . x <= limit, rounded outward.
