@@ -161,7 +161,7 @@ const verifier::Kernels<T>& kernels_on(bool cuda) {
 template <typename T>
 void relax_step(bool cuda, intptr_t where, const py::dict& given) {
     const Job in(given);
-    const verifier::RelaxStep<T> job{in.size("boxes"), in.size("rows"), in.size("n"), in.size("lines_per_row") != 0,
+    const verifier::RelaxStep<T> job{in.size("boxes"), in.size("rows"), in.size("n"), static_cast<int>(in.size("per_row")),
                                      in.pointer<T>("coeffs"), in.pointer<T>("slope_lower"), in.pointer<T>("offset_lower"),
                                      in.pointer<T>("slope_upper"), in.pointer<T>("offset_upper"), in.pointer<T>("magnitude"),
                                      in.pointer<T>("bias"), in.pointer<T>("charge"), in.pointer<T>("split_sign"),
@@ -270,7 +270,7 @@ verifier::DenseLayer<T> dense_layer_from(const py::dict& given) {
     return {in.size("inputs"), in.size("outputs"), static_cast<verifier::Function>(in.size("function")),
             in.number("alpha"), in.number("deviation"), in.pointer<T>("weight"), in.pointer<T>("transposed"),
             in.pointer<T>("bias"), in.pointer<T>("bias_magnitude"), in.number("row_magnitude"),
-            in.number("deployed_unit"), in.number("products"), in.number("fused"), in.number("tiny"), in.number("flush")};
+            {in.number("deployed_unit"), in.number("products"), in.number("fused")}, in.number("tiny"), in.number("flush")};
 }
 
 template <typename T>
@@ -282,7 +282,7 @@ void box_pass(bool cuda, intptr_t where, const py::dict& given) {
             throw py::value_error("box_pass: expected at most " + std::to_string(verifier::kMostLayers) + " layers");
         job.layers[job.count++] = dense_layer_from<T>(layer.cast<py::dict>());
     }
-    job.boxes = in.size("boxes"), job.rows = in.size("rows"), job.row_block = in.size("row_block");
+    job.boxes = in.size("boxes"), job.rows = in.size("rows");
     job.refine = in.size("refine") != 0;
     job.lower = in.pointer<double>("lower"), job.upper = in.pointer<double>("upper");
     job.spec = in.pointer<double>("spec"), job.out_lower = in.pointer<double>("out_lower");
@@ -306,6 +306,7 @@ void bind_kernels(py::module_& module, const std::string& suffix) {
     bind("split_scores", &split_scores<T>);
     bind("scale_boxes", &scale_boxes<T>);
     bind("box_pass", &box_pass<T>);
+    module.def(("box_pass_bytes" + suffix).c_str(), &verifier::box_pass_bytes<T>, py::arg("sizes"));
 }
 
 }  // namespace
@@ -323,6 +324,7 @@ PYBIND11_MODULE(_native, module) {
     module.def("compiled_simd_levels", &verifier::compiled_isas);
     module.def("cuda_device_count", &verifier::cuda_device_count);
     module.def("cuda_device_name", &verifier::cuda_device_name);
+    module.attr("most_layers") = verifier::kMostLayers;
     module.attr("compiler") = VERIFIER_COMPILER;
     module.attr("cuda_architectures") = VERIFIER_CUDA_BUILT;  // empty: built without CUDA
 }

@@ -8,10 +8,20 @@ namespace verifier {
 namespace {
 
 struct OneThread {
+    static constexpr int kGroups = 1;
+
     template <typename Body>
     void each(int64_t count, Body body) const {
         for (int64_t i = 0; i < count; ++i) body(i);
     }
+    template <typename Body>
+    void tiles(int64_t count, Body body) const {
+        for (int64_t tile = 0; tile < count; ++tile) body(tile, 0);
+    }
+    int64_t lane() const { return 0; }
+    int64_t lanes() const { return 1; }
+    double sum(double x) const { return x; }
+    void group_sync() const {}
     void sync() const {}
 };
 
@@ -19,11 +29,14 @@ struct OneThread {
 
 template <typename T>
 void box_pass_cpu(const BoxPass<T>& job, intptr_t threads) {
-    const int64_t doubles = box_pass_bytes(job) / static_cast<int64_t>(sizeof(double));
+    struct alignas(16) Chunk {
+        char bytes[16];
+    };
+    const size_t chunks = static_cast<size_t>(BoxSpace<T>(job, OneThread::kGroups, nullptr).bytes) / sizeof(Chunk);
     const int count = threads > 1 ? static_cast<int>(threads) : 1;
-    std::vector<double> memory(static_cast<size_t>(count * doubles));
+    std::vector<Chunk> memory(static_cast<size_t>(count) * chunks);
     parallel_for(job.boxes, count, [&](int thread, int64_t box) {
-        BoxTeam<T, OneThread>(job, reinterpret_cast<char*>(memory.data() + thread * doubles), {}).run(box);
+        BoxTeam<T, OneThread>(job, memory[static_cast<size_t>(thread) * chunks].bytes, {}).run(box);
     });
 }
 

@@ -5,25 +5,35 @@
 namespace verifier {
 namespace {
 
-constexpr int kTeam = 128;
+constexpr int kTeam = 32 * kWarps;
 
 struct BlockThreads {
+    static constexpr int kGroups = kWarps;
+
     template <typename Body>
     __device__ void each(int64_t count, Body body) const {
         for (int64_t i = threadIdx.x; i < count; i += kTeam) body(i);
     }
+    template <typename Body>
+    __device__ void tiles(int64_t count, Body body) const {
+        const int warp = threadIdx.x / 32;
+        for (int64_t tile = warp; tile < count; tile += kWarps) body(tile, warp);
+    }
+    __device__ int64_t lane() const { return threadIdx.x % 32; }
+    __device__ int64_t lanes() const { return 32; }
+    __device__ double sum(double x) const {
+        for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
+        return x;
+    }
+    __device__ void group_sync() const { __syncwarp(); }
     __device__ void sync() const { __syncthreads(); }
 };
 
 template <typename T>
-__global__ void __launch_bounds__(kTeam) box_teams(const __grid_constant__ BoxPass<T> job) {
-    extern __shared__ double memory[];
+__global__ void __launch_bounds__(kTeam, 4) box_teams(const __grid_constant__ BoxPass<T> job) {
+    extern __shared__ float4 memory[];
     BoxTeam<T, BlockThreads> team(job, reinterpret_cast<char*>(memory), {});
     for (int64_t box = blockIdx.x; box < job.boxes; box += gridDim.x) team.run(box);
-}
-
-void check(cudaError_t error) {
-    if (error != cudaSuccess) throw std::runtime_error(std::string("box_pass: ") + cudaGetErrorString(error));
 }
 
 }  // namespace
@@ -31,16 +41,17 @@ void check(cudaError_t error) {
 template <typename T>
 void box_pass_cuda(const BoxPass<T>& job, intptr_t stream) {
     if (job.boxes == 0) return;
-    const int64_t bytes = box_pass_bytes(job);
+    const int64_t bytes = BoxSpace<T>(job, kWarps, nullptr).bytes;
     int device = 0, most = 0;
-    check(cudaGetDevice(&device));
-    check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+    check(cudaGetDevice(&device), "box_pass");
+    check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "box_pass");
     if (bytes > most)
         throw std::runtime_error("box_pass: one box needs " + std::to_string(bytes) + " bytes of shared memory, this GPU has " +
-                                 std::to_string(most) + "; use fewer rows a block");
-    check(cudaFuncSetAttribute(box_teams<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
+                                 std::to_string(most));
+    const auto memory = cudaFuncAttributeMaxDynamicSharedMemorySize;
+    check(cudaFuncSetAttribute(box_teams<T>, memory, static_cast<int>(bytes)), "box_pass");
     box_teams<T><<<rows_for(job.boxes), kTeam, static_cast<size_t>(bytes), stream_of(stream)>>>(job);
-    check_launch("box_pass");
+    check(cudaGetLastError(), "box_pass");
 }
 
 template void box_pass_cuda(const BoxPass<float>&, intptr_t);

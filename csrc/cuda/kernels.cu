@@ -5,41 +5,98 @@
 namespace verifier {
 namespace {
 
-template <typename T, bool kSplit>
-__global__ void relax_rows(RelaxStep<T> job) {
+// Neighbouring numbers that one thread reads and writes at once.
+template <typename T, int kWidth>
+struct alignas(sizeof(T) * kWidth) Pack {
+    T at[kWidth];
+};
+
+template <int kWidth, typename T>
+__device__ Pack<T, kWidth> pack(const T* p) {
+    return *reinterpret_cast<const Pack<T, kWidth>*>(p);
+}
+
+// A block carries kRows rows of a box at a time, so that lines and costs are read once for all of them.
+template <typename T, bool kSplit, int kRows, int kWidth>
+__global__ void __launch_bounds__(kThreads, 2) relax_rows(const __grid_constant__ RelaxStep<T> job) {
+    using Packed = Pack<T, kWidth>;
     __shared__ double scratch[32];
-    const double chain = relax_gamma<T>(job.n, blockDim.x);
+    const double chain = relax_gamma<T>(job.n, kWidth);
     const T gamma = round_up<T>(chain);
-    for (int64_t row = blockIdx.x; row < job.boxes * job.rows; row += gridDim.x) {
-        const int64_t box = row / job.rows, at = row * job.n, line = (job.lines_per_row ? row : box) * job.n;
-        double total = 0, lost = 0;
-        for (int64_t i = threadIdx.x; i < job.n;) {
-            T offset = 0, loss = 0;
-            for (int64_t k = 0; k < kRelaxChain && i < job.n; ++k, i += blockDim.x) {
-                const T push = kSplit ? job.split_sign[box * job.n + i] * job.multiplier[at + i] : T(0);
-                job.out[at + i] = relax_element<T>(job.coeffs[at + i], job.slope_lower[line + i], job.offset_lower[line + i],
-                                                   job.slope_upper[line + i], job.offset_upper[line + i], job.bias[i], push,
-                                                   job.magnitude[box * job.n + i], job.charge[box * job.n + i], gamma,
-                                                   offset, loss);
+    const T* const lines[] = {job.slope_lower, job.offset_lower, job.slope_upper, job.offset_upper};
+    const int64_t tiles = (job.rows + kRows - 1) / kRows;
+    for (int64_t tile = blockIdx.x; tile < job.boxes * tiles; tile += gridDim.x) {
+        const int64_t box = tile / tiles, first = box * job.rows + tile % tiles * kRows;
+        const int64_t count = smaller<int64_t>(kRows, (box + 1) * job.rows - first), own = box * job.n;
+        double total[kRows] = {}, lost[kRows] = {};
+        for (int64_t i = threadIdx.x * kWidth; i < job.n; i += static_cast<int64_t>(blockDim.x) * kWidth) {
+            Packed coeffs[kRows], shared[4], bias{}, magnitude{}, charge{}, sign{};
+#pragma unroll
+            for (int r = 0; r < kRows; ++r)
+                coeffs[r] = pack<kWidth>(job.coeffs + (first + smaller<int64_t>(r, count - 1)) * job.n + i);
+#pragma unroll
+            for (int k = 0; k < 4; ++k)
+                if (!(job.per_row >> k & 1)) shared[k] = pack<kWidth>(lines[k] + own + i);
+            if (job.magnitude != nullptr) {
+                bias = pack<kWidth>(job.bias + i);
+                magnitude = pack<kWidth>(job.magnitude + own + i), charge = pack<kWidth>(job.charge + own + i);
             }
-            total += offset;
-            lost += loss;
+            if (kSplit) sign = pack<kWidth>(job.split_sign + own + i);
+#pragma unroll
+            for (int r = 0; r < kRows; ++r) {
+                if (r >= count) continue;
+                const int64_t at = (first + r) * job.n + i;
+                Packed line[4], out, multiplier{};
+#pragma unroll
+                for (int k = 0; k < 4; ++k) line[k] = job.per_row >> k & 1 ? pack<kWidth>(lines[k] + at) : shared[k];
+                if (kSplit) multiplier = pack<kWidth>(job.multiplier + at);
+                T offset = 0, loss = 0;
+#pragma unroll
+                for (int w = 0; w < kWidth; ++w)
+                    out.at[w] = relax_element<T>(coeffs[r].at[w], line[0].at[w], line[1].at[w], line[2].at[w],
+                                                 line[3].at[w], bias.at[w], kSplit ? sign.at[w] * multiplier.at[w] : T(0),
+                                                 magnitude.at[w], charge.at[w], gamma, offset, loss);
+                *reinterpret_cast<Packed*>(job.out + at) = out;
+                total[r] += offset, lost[r] += loss;
+            }
         }
-        total = block_sum(total, scratch), lost = block_sum(lost, scratch);
-        if (threadIdx.x == 0) {
-            job.offset[row] += total;
-            job.loss[row] += lost * (1 + 4 * chain) + static_cast<double>(job.n) * 8 * Precision<T>::kTiny;
+#pragma unroll
+        for (int r = 0; r < kRows; ++r) {
+            const double offset = block_sum(total[r], scratch), loss = block_sum(lost[r], scratch);
+            if (threadIdx.x != 0 || r >= count) continue;
+            job.offset[first + r] += offset;
+            job.loss[first + r] += loss * (1 + 4 * chain) + static_cast<double>(job.n) * 8 * Precision<T>::kTiny;
         }
     }
 }
 
+template <typename T, bool kSplit, int kRows, int kWidth>
+void launch_relax(const RelaxStep<T>& job, intptr_t stream) {
+    const int64_t blocks = job.boxes * ((job.rows + kRows - 1) / kRows);
+    const int64_t threads = (job.n + kWidth - 1) / kWidth;
+    relax_rows<T, kSplit, kRows, kWidth><<<rows_for(blocks), threads_for(threads), 0, stream_of(stream)>>>(job);
+    check(cudaGetLastError(), "relax_step");
+}
+
+// Whether 16 bytes can be read at once anywhere in these arrays, rows of n numbers each.
+template <typename T>
+bool packs(const RelaxStep<T>& job) {
+    const void* const arrays[] = {job.coeffs,    job.slope_lower, job.offset_lower, job.slope_upper, job.offset_upper,
+                                  job.magnitude, job.bias,        job.charge,       job.split_sign,  job.multiplier, job.out};
+    const auto aligned = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
+    return job.n % (16 / sizeof(T)) == 0 && std::all_of(std::begin(arrays), std::end(arrays), aligned);
+}
+
+template <typename T, bool kSplit, int kRows>
+void relax_as_packed(const RelaxStep<T>& job, intptr_t stream) {
+    packs(job) ? launch_relax<T, kSplit, kRows, 16 / sizeof(T)>(job, stream) : launch_relax<T, kSplit, kRows, 1>(job, stream);
+}
+
 template <typename T>
 void relax_step(const RelaxStep<T>& job, intptr_t stream) {
-    const int64_t rows = job.boxes * job.rows;
-    if (rows == 0 || job.n == 0) return;
-    if (job.split_sign) relax_rows<T, true><<<rows_for(rows), threads_for(job.n), 0, stream_of(stream)>>>(job);
-    else relax_rows<T, false><<<rows_for(rows), threads_for(job.n), 0, stream_of(stream)>>>(job);
-    check_launch("relax_step");
+    if (job.boxes * job.rows == 0 || job.n == 0) return;
+    if (job.split_sign) job.rows > 2 ? relax_as_packed<T, true, 8>(job, stream) : relax_as_packed<T, true, 1>(job, stream);
+    else job.rows > 2 ? relax_as_packed<T, false, 8>(job, stream) : relax_as_packed<T, false, 1>(job, stream);
 }
 
 // Largest x over the block and the first index that has it.
@@ -94,7 +151,7 @@ void concretise(const Concretise<T>& job, intptr_t stream) {
     const int64_t rows = job.boxes * job.rows;
     if (rows == 0) return;
     concretise_rows<<<rows_for(rows), std::max(32u, threads_for(job.n)), 0, stream_of(stream)>>>(job);
-    check_launch("concretise");
+    check(cudaGetLastError(), "concretise");
 }
 
 constexpr int kTile = 16;
@@ -129,7 +186,7 @@ void interval_dense(const IntervalDense<T>& job, intptr_t stream) {
     const dim3 grid(static_cast<unsigned>((job.outputs + kTile - 1) / kTile),
                     static_cast<unsigned>(std::min<int64_t>((job.boxes + kTile - 1) / kTile, 65535)));
     dense_tiles<<<grid, dim3(kTile, kTile), 0, stream_of(stream)>>>(job);
-    check_launch("interval_dense");
+    check(cudaGetLastError(), "interval_dense");
 }
 
 template <typename T>
@@ -137,14 +194,14 @@ void interval_conv(const IntervalConv<T>& job, intptr_t stream) {
     const int64_t count = job.boxes * job.out_channels * job.out_height * job.out_width;
     if (count == 0) return;
     over_elements<IntervalConv<T>, conv_place<T>><<<blocks_for(count), kThreads, 0, stream_of(stream)>>>(job, count);
-    check_launch("interval_conv");
+    check(cudaGetLastError(), "interval_conv");
 }
 
 template <typename T>
 void enclose_all(const EncloseAll<T>& job, intptr_t stream) {
     if (job.count == 0) return;
     over_elements<EncloseAll<T>, enclose_at<T>><<<blocks_for(job.count), kThreads, 0, stream_of(stream)>>>(job, job.count);
-    check_launch("enclose");
+    check(cudaGetLastError(), "enclose");
 }
 
 template <typename T>
@@ -152,7 +209,7 @@ void ascend_all(const Ascend<T>& job, intptr_t stream) {
     const int64_t count = job.boxes * job.rows * job.n;
     if (count == 0) return;
     over_elements<Ascend<T>, ascend_at<T>><<<blocks_for(count), kThreads, 0, stream_of(stream)>>>(job, count);
-    check_launch("ascend");
+    check(cudaGetLastError(), "ascend");
 }
 
 template <typename T>
@@ -160,7 +217,7 @@ void split_scores(const SplitScores<T>& job, intptr_t stream) {
     const int64_t count = job.boxes * job.n;
     if (count == 0) return;
     over_elements<SplitScores<T>, score_at<T>><<<blocks_for(count), kThreads, 0, stream_of(stream)>>>(job, count);
-    check_launch("split_scores");
+    check(cudaGetLastError(), "split_scores");
 }
 
 template <typename T>
@@ -182,7 +239,7 @@ const Kernels<double>* kernels_cuda<double>() {
 void clip_boxes_cuda(const ClipBoxes& job, intptr_t stream) {
     if (job.boxes == 0) return;
     over_elements<ClipBoxes, clip_box><<<blocks_for(job.boxes), kThreads, 0, stream_of(stream)>>>(job, job.boxes);
-    check_launch("clip_boxes");
+    check(cudaGetLastError(), "clip_boxes");
 }
 
 int cuda_device_count() {

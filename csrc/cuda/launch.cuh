@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 
@@ -13,8 +14,7 @@ constexpr int kThreads = 256;
 
 inline cudaStream_t stream_of(intptr_t where) { return reinterpret_cast<cudaStream_t>(where); }
 
-inline void check_launch(const char* kernel) {
-    const cudaError_t error = cudaGetLastError();
+inline void check(cudaError_t error, const char* kernel) {
     if (error != cudaSuccess) throw std::runtime_error(std::string(kernel) + ": " + cudaGetErrorString(error));
 }
 

@@ -9,7 +9,7 @@ void scale_boxes_cuda(const ScaleBoxes<T>& job, intptr_t stream) {
     const int64_t count = job.boxes * job.n;
     if (count == 0) return;
     over_elements<ScaleBoxes<T>, scale_at<T>><<<blocks_for(count), kThreads, 0, stream_of(stream)>>>(job, count);
-    check_launch("scale_boxes");
+    check(cudaGetLastError(), "scale_boxes");
 }
 
 template void scale_boxes_cuda(const ScaleBoxes<float>&, intptr_t);

@@ -18,9 +18,10 @@ from verifier.bounds.interval import Enclosure
 from verifier.bounds.network import Network
 from verifier.bounds.partition import common_part
 from verifier.bounds.product_step import FreeProduct
-from verifier.bounds.relax_step import RelaxStep, dot
+from verifier.bounds.relax_step import RelaxStep, dot, sum_of_used
 from verifier.bounds.rounding import gamma
 from verifier.bounds.row_map import RowMap
+from verifier.ops.base import may_hold
 from verifier.ops.elementwise import ELEMENTWISE
 from verifier.ops.linear import LINEAR
 from verifier.ops.product import product_planes
@@ -373,17 +374,14 @@ def weigh(size: Tensor, weight: Tensor) -> Tensor:
 
     size [B, S, *shape]; weight [B or 1, *shape] or [B, S, *shape].
     """
-    b, s = size.shape[:2]
-    rows = size.reshape(b, s, -1)
+    rows = size.flatten(2)
     if weight.ndim == size.ndim:
-        total = (rows * weight.reshape(b, s, -1)).sum(-1)
-        weight = weight.reshape(b, s, -1)
-    elif weight.shape[0] == 1:
-        weight = weight.reshape(1, 1, -1)
-        total = rows @ weight[0, 0]
-    else:
-        weight = weight.reshape(b, 1, -1)
-        total = torch.bmm(rows, weight.transpose(1, 2)).squeeze(2)
-    if torch.isfinite(total).all():
-        return total.double()
-    return torch.where(rows == 0, 0.0, rows * weight).sum(-1, dtype=torch.float64)
+        return sum_of_used(rows, rows * weight.flatten(2))
+    weight = weight.flatten(1).unsqueeze(2)  # [B or 1, N, 1]
+    if weight.shape[0] == 1:
+        weight = weight[0]
+    endless = ~torch.isfinite(weight)
+    if may_hold(endless):
+        total, used = (rows @ torch.cat([torch.where(endless, 0.0, weight), endless.to(weight.dtype)], -1)).unbind(-1)
+        return torch.where(used > 0, torch.inf, total).double()
+    return (rows @ weight).squeeze(-1).double()

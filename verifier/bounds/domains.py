@@ -25,8 +25,8 @@ from verifier.ops.elementwise import ELEMENTWISE
 
 #: Seconds that one step of the ascent over a batch may take.
 STEP_SECONDS = 0.2
-#: Rate to count on at most: unlike the root's passes, these take no shortcuts.
-ASCENT_FLOPS = 5e9
+#: Subdomains bounded at once at most, on the CPU and on a GPU, which needs many to be busy.
+MOST_AT_ONCE = {"cpu": 256, "cuda": 4096}
 #: Neurons kept per subdomain as candidates for the next split.
 CANDIDATES = 4
 #: Steps that a split subdomain of attention gets of those asked for, and their size: it starts from its
@@ -135,11 +135,12 @@ class DomainEngine:
         sizes = sum(n.size for n in self.network.graph.nodes.values() if n.name not in crossed)
         per_domain = 14 * clause_rows.shape[1] * sizes * torch.finfo(engine.dtype).bits // 8
         # One step of the ascent is about three passes; a round of them should not take many seconds.
-        rate = min(engine.flops_per_second, ASCENT_FLOPS)
+        rate = min(engine.flops_per_second, engine.ascent_flops_per_second)
         each = [self.network.row_flops(o, without=crossed) for o in self.network.graph.outputs]
         passes = 3 * (max(1.0, *each) + sum(s.flops for s in (shortcuts or {}).values())) / rate
         brief = STEP_SECONDS / (passes * clause_rows.shape[1])
-        self.batch_size = int(np.clip(min(4 * engine.memory_bytes // per_domain, brief), 2, 256))
+        most = MOST_AT_ONCE[engine.device.type]
+        self.batch_size = int(np.clip(min(4 * engine.memory_bytes // per_domain, brief), 2, most))
         self._stand_on(found)
 
     def _stand_on(self, found: Enclosed) -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from verifier.bounds.relax_step import sum_of_used
+
 
 @dataclass(frozen=True)
 class FreeProduct:
@@ -43,11 +45,7 @@ class _ProductStep(torch.autograd.Function):
         start, turn = torch.where(below, xu * yu, xu * yl), torch.where(below, xl * yl - xu * yu, xl * yu - xu * yl)
         offset = torch.addcmul(start, share, turn)
         ctx.save_for_backward(coeffs, slope_x, slope_y, offset, change, xl - xu, turn)
-        term = (coeffs * offset).flatten(2)
-        total = -term.sum(-1, dtype=torch.float64)
-        if not torch.isfinite(total).all():  # infinite bounds count only where they are used
-            total = -torch.where(coeffs.flatten(2) == 0, 0.0, term).sum(-1, dtype=torch.float64)
-        return coeffs * slope_x, coeffs * slope_y, total
+        return coeffs * slope_x, coeffs * slope_y, -sum_of_used(coeffs, coeffs * offset)
 
     @staticmethod
     def backward(ctx, grad_x, grad_y, grad_offset):  # type: ignore[no-untyped-def]

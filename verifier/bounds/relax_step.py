@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from verifier.kernels.fused import LineArrays, StageCosts, relax_step
+from verifier.kernels.fused import LineArrays, relax_step
 from verifier.kernels.native import kernels_for
+from verifier.ops.base import may_hold
 
 #: Coefficients on the CPU from which the kernel's call costs less than it saves; it is some ten times as fast.
 WORTH_A_CALL = 1 << 14
@@ -67,23 +68,26 @@ def fused_step(
     """The step as one kernel, whose offset comes with the rounding of its sum already taken off."""
     rows = coeffs.flatten(2)
     b, _, n = rows.shape
-    planes = [
-        p.flatten(2).squeeze(1).expand(b, n) if p.shape[1] == 1 else p.flatten(2).expand(rows.shape)
-        for p in (lower_slope, lower_offset, upper_slope, upper_offset)
-    ]
-    if len({p.ndim for p in planes}) > 1:
-        planes = [p if p.ndim == 3 else p.unsqueeze(1).expand(rows.shape) for p in planes]
-    none = rows.new_zeros(b, n)
-    costs = StageCosts(none, none.new_zeros(n), none)  # z is charged elsewhere, see `element_slack`
-    result, offset, loss = relax_step(rows, LineArrays(*planes), costs, threads=torch.get_num_threads())
+    planes = (lower_slope, lower_offset, upper_slope, upper_offset)
+    lines = LineArrays(
+        *(p.flatten(2).squeeze(1).expand(b, n) if p.shape[1] == 1 else p.flatten(2).expand(rows.shape) for p in planes)
+    )
+    result, offset, loss = relax_step(rows, lines, threads=torch.get_num_threads())  # `element_slack` charges z
     return result.reshape(coeffs.shape), offset - loss
 
 
 def dot(coeffs: Tensor, offset: Tensor) -> Tensor:
     """sum(coeffs * offset) over the node's axes in float64; infinite offsets count only where used."""
-    product = coeffs * offset
-    flat = product.flatten(2)
-    total = flat.sum(-1, dtype=torch.float64)
-    if torch.isfinite(total).all():
-        return total
-    return torch.where(coeffs == 0, 0.0, product).flatten(2).sum(-1, dtype=torch.float64)
+    return sum_of_used(coeffs, coeffs * offset)
+
+
+def sum_of_used(coeffs: Tensor, products: Tensor) -> Tensor:
+    """Sum of products over the node's axes in float64, without those of coefficients that are 0.
+
+    Args:
+        coeffs, products: [B, S, *shape].
+    """
+    total = products.flatten(2).sum(-1, dtype=torch.float64)
+    if may_hold(~torch.isfinite(total)):
+        return torch.where(coeffs == 0, 0.0, products).flatten(2).sum(-1, dtype=torch.float64)
+    return total

@@ -8,7 +8,7 @@ Source: Xu et al. 2021, arXiv:2011.13824 (alpha); Wang et al. 2021, arXiv:2103.0
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,7 @@ from verifier.bounds.concretize import InputShape, climb, concretize
 from verifier.bounds.interval import Enclosure
 from verifier.bounds.network import Network
 from verifier.bounds.product_step import FreeProduct
+from verifier.bounds.repeated import WORTH_RECORDING, Repeated
 from verifier.ops.elementwise import ELEMENTWISE
 
 
@@ -234,56 +235,82 @@ class Ascent:
         beta_rate: float = 0.1,
     ) -> tuple[Tensor, Tensor | None]:
         """The best parameters met, for each row on its own."""
-        fixed = self.space.fixed_planes(self.box, self.upto)
-        ascents = [_Adam(free, rate, 1.0)]
-        if beta is not None:
-            ascents.append(_Adam(beta, beta_rate, torch.inf))
-        best_free, best_beta = ascents[0].copy(), None if beta is None else ascents[1].copy()
-        best: Tensor | None = None
+        climb = _Climb(self, free, beta, [rate, beta_rate])
+        recorded = Repeated(climb.step) if free.is_cuda and iterations >= WORTH_RECORDING else None
         for step in range(iterations):
-            beta_now = None if beta is None else ascents[1].value
-            with torch.enable_grad():
-                value, *_ = self.evaluate(ascents[0].value, beta_now, fixed, rigorous=False)
-                total = torch.where(torch.isfinite(value), value, 0.0).sum()
-            now = value.detach()
-            better = torch.ones_like(now, dtype=torch.bool) if best is None else now > best
-            best = now if best is None else torch.where(better, now, best)
-            mask = better.unsqueeze(-1)
-            best_free = torch.where(mask, ascents[0].value.detach(), best_free)
-            if best_beta is not None:
-                best_beta = torch.where(mask, ascents[1].value.detach(), best_beta)
-            if step == iterations - 1 or stop(best) or not total.requires_grad:
+            moved = recorded is not None and recorded.run()
+            total = None if moved else climb.look()
+            if step == iterations - 1 or stop(climb.best) or not (moved or climb.move(total)):
                 break
-            gradients = torch.autograd.grad(total, [a.value for a in ascents], allow_unused=True)
-            for ascent, gradient in zip(ascents, gradients, strict=True):
-                if gradient is not None:
-                    ascent.step(gradient)
-        return best_free, best_beta
+        best = climb.best_values
+        return best[0], None if beta is None else best[1]
+
+
+class _Climb:
+    """Where an ascent is, and the best of each row so far; all of it tensors that change in place.
+
+    Attributes:
+        best: bounds [B, S]; best_values: the parameters they came with, slopes first, then multipliers if any.
+    """
+
+    def __init__(self, ascent: Ascent, free: Tensor, beta: Tensor | None, rates: Sequence[float]):
+        self._ascent = ascent
+        self._fixed = ascent.space.fixed_planes(ascent.box, ascent.upto)
+        self._adams = [_Adam(free, rates[0], 1.0)]
+        if beta is not None:
+            self._adams.append(_Adam(beta, rates[1], torch.inf))
+        self.best = torch.full(free.shape[:2], -torch.inf, dtype=torch.float64, device=free.device)
+        self.best_values = [adam.value.detach().clone() for adam in self._adams]
+
+    def look(self) -> Tensor:
+        """Bound the rows with the current parameters and keep them where they are the best; the bounds' sum."""
+        values = [adam.value for adam in self._adams]
+        with torch.enable_grad():
+            value, *_ = self._ascent.evaluate(values[0], values[1] if values[1:] else None, self._fixed, rigorous=False)
+            total = torch.where(torch.isfinite(value), value, 0.0).sum()
+        now = value.detach()
+        better = (now > self.best).unsqueeze(-1)
+        torch.maximum(self.best, now, out=self.best)
+        for best, current in zip(self.best_values, values, strict=True):
+            torch.where(better, current.detach(), best, out=best)
+        return total
+
+    def move(self, total: Tensor | None) -> bool:
+        """A step uphill; False where no parameter matters."""
+        if total is None or not total.requires_grad:
+            return False
+        gradients = torch.autograd.grad(total, [adam.value for adam in self._adams], allow_unused=True)
+        for adam, gradient in zip(self._adams, gradients, strict=True):
+            if gradient is not None:
+                adam.step(gradient)
+        return True
+
+    def step(self) -> None:
+        """Both."""
+        self.move(self.look())
 
 
 class _Adam:
     """Adam for one tensor kept in [0, limit], maximising; the step size decays by 3 % a step.
 
+    Its step sizes are tensors, so that a recorded step goes on counting.
     Source: Kingma & Ba 2015, arXiv:1412.6980. (torch.optim costs seconds to import.)
     """
 
     def __init__(self, start: Tensor, rate: float, limit: float):
         self.value = start.detach().clone().requires_grad_(True)
-        self._rate, self._limit, self._count = rate, limit, 0
+        self._limit = limit
         self._mean, self._square = torch.zeros_like(start), torch.zeros_like(start)
-
-    def copy(self) -> Tensor:
-        """The current value, detached."""
-        return self.value.detach().clone()
+        self._rate, self._decay_first, self._decay_second = (start.new_full((), x) for x in (rate, 1.0, 1.0))
 
     @torch.no_grad()
     def step(self, gradient: Tensor) -> None:
         """One step up the gradient; undefined entries stay put."""
         gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
-        self._count += 1
+        self._decay_first.mul_(0.9)
+        self._decay_second.mul_(0.999)
         self._mean.lerp_(gradient, 0.1)
         self._square.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-        mean = self._mean / (1 - 0.9**self._count)
-        root = (self._square / (1 - 0.999**self._count)).sqrt_().add_(1e-8)
-        self.value.addcdiv_(mean, root, value=self._rate).clamp_(0.0, self._limit)
-        self._rate *= 0.97
+        root = (self._square / (1 - self._decay_second)).sqrt_().add_(1e-8)
+        self.value.addcdiv_(self._mean * (self._rate / (1 - self._decay_first)), root).clamp_(0.0, self._limit)
+        self._rate.mul_(0.97)

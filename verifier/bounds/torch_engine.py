@@ -124,7 +124,7 @@ class TorchEngine:
 
     Args:
         device: "cpu" or "cuda"; a missing device is an error, never a fallback.
-        memory_bytes: ceiling for one batch of coefficients.
+        memory_bytes: ceiling for one batch of coefficients; None for half a GiB, on a GPU an eighth of what is free.
         deadline: time.monotonic() value after which intermediate bounds are no longer refined
             (the interval bounds they would tighten remain valid).
         whole: bound boxes of small dense networks in one launch of the whole-network kernel; None on a GPU only.
@@ -139,7 +139,7 @@ class TorchEngine:
         device: str = "cpu",
         soundness: Soundness = Soundness.IEEE_FLOAT,
         dtype: torch.dtype | None = None,
-        memory_bytes: int = 1 << 29,
+        memory_bytes: int | None = None,
         deadline: float = np.inf,
         whole: bool | None = None,
     ):
@@ -157,13 +157,18 @@ class TorchEngine:
         #: what attacks follow the gradient of
         self.guide = self.network if logits is graph else Network(logits, dtype, self.device, soundness)
         self.dtype = dtype
-        on_gpu = self.device.type == "cuda" and kernels_for("cuda")
-        self.whole = WholeNetwork.of(graph, soundness, self.device) if (on_gpu if whole is None else whole) else None
+        on_gpu = self.device.type == "cuda"
+        if whole is None:
+            whole = on_gpu and kernels_for("cuda")
+        self.whole = WholeNetwork.of(graph, soundness, self.device) if whole else None
+        if memory_bytes is None:
+            memory_bytes = torch.cuda.mem_get_info(self.device)[0] // 8 if on_gpu else 1 << 29
         self.memory_bytes = memory_bytes
         self.deadline = deadline
-        self.flops_per_second = 1e10
+        #: what to count on until it is measured; of the passes of an ascent, which take no shortcuts, at most
+        self.flops_per_second, self.ascent_flops_per_second = (1e12, 1e12) if on_gpu else (1e10, 5e9)
         #: the same for rows that take shortcuts, whose own operations are not counted
-        self.short_flops_per_second = 1e10
+        self.short_flops_per_second = self.flops_per_second
 
     @torch.no_grad()
     def rounding_share(self, lower: np.ndarray, upper: np.ndarray, rows: np.ndarray) -> float:

@@ -41,17 +41,18 @@ class WholeNetwork:
         self, lower: np.ndarray, upper: np.ndarray, rows: np.ndarray, memory_bytes: int, *, refine: bool = True
     ) -> BoxBounds:
         """See BoxEngine. Boxes go in batches whose results fit the memory ceiling."""
-        inputs = lower.shape[1]
-        step = max(1, memory_bytes // (8 * (rows.shape[0] * (inputs + 2) + 3 * inputs)))
+        (boxes, inputs), count = lower.shape, rows.shape[0]
+        step = max(1, memory_bytes // (8 * (count * (inputs + 2) + 3 * inputs)))
         weights = self._place(rows)
-        parts = [BoxBounds.none(rows.shape[0], inputs)]
-        for i in range(0, len(lower), step):
-            found = box_pass(
-                self.chain, self._place(lower[i : i + step]), self._place(upper[i : i + step]), weights, refine=refine
-            )
-            parts.append(BoxBounds(*(x.cpu().numpy() for x in found)))
-        fields = ((p.lower, p.coeffs, p.offset, p.sensitivity) for p in parts)
-        return BoxBounds(*(np.concatenate(column) for column in zip(*fields, strict=True)))
+        shapes = ((boxes, count), (boxes, count, inputs), (boxes, count), (boxes, inputs))
+        result = BoxBounds(*(np.empty(shape) for shape in shapes))
+        for i in range(0, boxes, step):
+            part = slice(i, i + step)
+            found = box_pass(self.chain, self._place(lower[part]), self._place(upper[part]), weights, refine=refine)
+            places = (result.lower, result.coeffs, result.offset, result.sensitivity)
+            for place, values in zip(places, found, strict=True):
+                torch.from_numpy(place[part]).copy_(values)
+        return result
 
     def _place(self, x: np.ndarray) -> torch.Tensor:
         return torch.as_tensor(np.ascontiguousarray(x, dtype=np.float64)).to(self.device)

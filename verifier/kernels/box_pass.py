@@ -17,11 +17,13 @@ import numpy as np
 from verifier.errors import ShapeError
 from verifier.kernels.arrays import Array, Call
 from verifier.kernels.fused import FUNCTIONS
+from verifier.kernels.native import native
 from verifier.kernels.stages import StagePlan
 
-#: Most layers of a chain, as in csrc/include/verifier/box_pass.h; the shared memory that one box may take, which every
-#: GPU since compute capability 7.0 has; rows carried back together, the most that fit.
-MOST_LAYERS, TEAM_BYTES, ROW_BLOCKS = 16, 96 * 1024, (64, 32, 16, 8)
+#: The shared memory that one box may take, which every GPU since compute capability 7.0 has.
+TEAM_BYTES = 96 * 1024
+#: What sums run over is padded to multiples of this, as in csrc/include/verifier/box_pass.h.
+STEP = 4
 #: Inputs from which the forward forms cost more than they save.
 MOST_INPUTS = 32
 
@@ -31,7 +33,8 @@ class Layer:
     """z = W h + b, h = f(z), with the deployed program's rounding; fields as in StagePlan.
 
     Attributes:
-        weight: [N_out, N_in]; bias, bias_magnitude: [N_out].
+        weight: [N_out, N_in], transposed: [N_in, N_out], the rows of each padded with zeros to a multiple of STEP;
+            bias, bias_magnitude: [N_out].
     """
 
     weight: Array
@@ -54,7 +57,6 @@ class Chain:
     """Layers, first to last, whose arrays are all of one dtype, library and device."""
 
     layers: tuple[Layer, ...]
-    row_block: int
 
     @staticmethod
     def of(stages: Sequence[StagePlan], inputs: int, place: Any, dtype: np.dtype) -> Chain | None:
@@ -64,7 +66,10 @@ class Chain:
             place: puts a NumPy array where the kernels shall run, e.g. on a GPU.
             dtype: of the bounds; must hold every weight exactly.
         """
-        if not 1 <= len(stages) <= MOST_LAYERS or inputs > MOST_INPUTS:
+        module = native()
+        if not 1 <= len(stages) <= module.most_layers or inputs > MOST_INPUTS:
+            return None
+        if getattr(module, f"box_pass_bytes_{dtype.name}")([inputs, *(s.size for s in stages)]) > TEAM_BYTES:
             return None
         layers = []
         for k, stage in enumerate(stages):
@@ -72,8 +77,7 @@ class Chain:
             if matrix is None or any((x != x.astype(dtype)).any() for x in (matrix, stage.bias)):
                 return None
             layers.append(_layer(stage, matrix, place, dtype))
-        block = _row_block([inputs, *(s.size for s in stages)], dtype.itemsize)
-        return Chain(tuple(layers), block) if block else None
+        return Chain(tuple(layers))
 
 
 def _matrix(stage: StagePlan, index: int, inputs: int) -> np.ndarray | None:
@@ -89,8 +93,8 @@ def _matrix(stage: StagePlan, index: int, inputs: int) -> np.ndarray | None:
 def _layer(stage: StagePlan, matrix: np.ndarray, place: Any, dtype: np.dtype) -> Layer:
     above = np.nextafter(stage.bias_magnitude.astype(dtype), np.inf)
     return Layer(
-        weight=place(np.ascontiguousarray(matrix.astype(dtype))),
-        transposed=place(np.ascontiguousarray(matrix.T.astype(dtype))),
+        weight=place(_padded(matrix.astype(dtype))),
+        transposed=place(_padded(matrix.T.astype(dtype))),
         bias=place(stage.bias.astype(dtype)),
         bias_magnitude=place(above.astype(dtype)),
         function=stage.activation,
@@ -105,12 +109,9 @@ def _layer(stage: StagePlan, matrix: np.ndarray, place: Any, dtype: np.dtype) ->
     )
 
 
-def _row_block(sizes: list[int], itemsize: int) -> int:
-    """Rows carried back together so that a box fits into TEAM_BYTES, as BoxSpace lays it out; 0 where none do."""
-    width, neurons, columns = max(sizes), sum(sizes[1:]), 2 * sizes[0] + 6
-    fixed = 16 * (len(sizes) + 1) + itemsize * (2 * columns * width + 8 * neurons) + 4 * (width + 2)
-    each = 16 + 2 * itemsize * (width + 1)
-    return next((rows for rows in ROW_BLOCKS if fixed + rows * each + 8 <= TEAM_BYTES), 0)
+def _padded(matrix: np.ndarray) -> np.ndarray:
+    """With rows of zeros to a multiple of STEP."""
+    return np.ascontiguousarray(np.pad(matrix, ((0, -len(matrix) % STEP), (0, 0))))
 
 
 def box_pass(
@@ -131,7 +132,7 @@ def box_pass(
         ShapeError: shapes, dtypes, libraries or devices do not fit.
     """
     n = int(chain.layers[0].weight.shape[1])
-    outputs = int(chain.layers[-1].weight.shape[0])
+    outputs = int(chain.layers[-1].bias.shape[0])
     if lower.ndim != 2 or rows.ndim != 2:
         raise ShapeError(
             f"box_pass: expected lower [B, {n}], rows [S, {outputs}]; got {list(lower.shape)}, {list(rows.shape)}"
@@ -143,16 +144,16 @@ def box_pass(
     shapes = {"out_lower": (b, s), "coeffs": (b, s, n), "offset": (b, s), "sensitivity": (b, n)}
     made = tuple(call.create(name, shape, "float64") for name, shape in shapes.items())
     layers = [_job(call, layer) for layer in chain.layers]
-    call.launch(boxes=b, rows=s, row_block=chain.row_block, refine=int(refine), layers=layers)
+    call.launch(boxes=b, rows=s, refine=int(refine), layers=layers)
     return made
 
 
 def _job(call: Call, layer: Layer) -> dict[str, float]:
     """One layer as the compiled module reads it."""
-    outputs, inputs = (int(d) for d in layer.weight.shape)
+    inputs, outputs = int(layer.weight.shape[1]), int(layer.bias.shape[0])
     arrays = {
-        "weight": (outputs, inputs),
-        "transposed": (inputs, outputs),
+        "weight": (outputs + -outputs % STEP, inputs),
+        "transposed": (inputs + -inputs % STEP, outputs),
         "bias": (outputs,),
         "bias_magnitude": (outputs,),
     }

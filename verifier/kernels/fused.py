@@ -75,7 +75,12 @@ def _three(call: str, array: Array) -> tuple[int, int, int]:
 
 
 def relax_step(
-    coeffs: Array, lines: LineArrays, costs: StageCosts, split: SplitArrays | None = None, *, threads: int | None = None
+    coeffs: Array,
+    lines: LineArrays,
+    costs: StageCosts | None = None,
+    split: SplitArrays | None = None,
+    *,
+    threads: int | None = None,
 ) -> tuple[Array, Array, Array]:
     """Backward relaxation step: rows on h become rows on z, in one read and one write.
 
@@ -83,7 +88,8 @@ def relax_step(
         coeffs @ h  >=  out @ z + offset - loss  (the bias is in `offset`, z without it in `out @ z`).
 
     Args:
-        coeffs: [B, S, N]; lines: each [B, N] or each [B, S, N].
+        coeffs: [B, S, N]; lines: [B, N] or [B, S, N], each as it likes.
+        costs: None leaves what z needs for rigour, the rounding of `out` included, to the caller, and the bias.
     Returns:
         out [B, S, N]; offset and loss, float64 [B, S], loss >= 0.
     Raises:
@@ -91,14 +97,18 @@ def relax_step(
     """
     b, s, n = _three("relax_step", coeffs)
     call = Call("relax_step", coeffs, threads)
-    per_row = lines.slope_lower.ndim == 3
-    shape = (b, s, n) if per_row else (b, n)
     call.read("coeffs", coeffs, (b, s, n))
-    for name in ("slope_lower", "offset_lower", "slope_upper", "offset_upper"):
-        call.read(name, getattr(lines, name), shape)
-    call.read("magnitude", costs.magnitude, (b, n))
-    call.read("bias", costs.bias, (n,))
-    call.read("charge", costs.charge, (b, n))
+    per_row = 0
+    for k, name in enumerate(("slope_lower", "offset_lower", "slope_upper", "offset_upper")):
+        line = getattr(lines, name)
+        per_row |= (line.ndim == 3) << k
+        call.read(name, line, (b, s, n) if line.ndim == 3 else (b, n))
+    if costs is None:
+        call.absent("magnitude", "bias", "charge")
+    else:
+        call.read("magnitude", costs.magnitude, (b, n))
+        call.read("bias", costs.bias, (n,))
+        call.read("charge", costs.charge, (b, n))
     if split is None:
         call.absent("split_sign", "multiplier")
     else:
@@ -106,7 +116,7 @@ def relax_step(
         call.read("multiplier", split.multiplier, (b, s, n))
     out = call.create("out", (b, s, n), zero=False)
     offset, loss = call.create("offset", (b, s), "float64"), call.create("loss", (b, s), "float64")
-    call.launch(boxes=b, rows=s, n=n, lines_per_row=int(per_row))
+    call.launch(boxes=b, rows=s, n=n, per_row=per_row)
     return out, offset, loss
 
 

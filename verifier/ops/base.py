@@ -21,6 +21,11 @@ from torch import Tensor
 from verifier.graph.ir import Graph, Node
 
 
+def may_hold(mask: Tensor) -> bool:
+    """Whether the mask holds anywhere; on a GPU always True, because a look would wait for all work before it."""
+    return mask.is_cuda or bool(mask.any())
+
+
 @dataclass(frozen=True)
 class Lines:
     """slope_lower * x + offset_lower <= f(x) <= slope_upper * x + offset_upper on [lower, upper]."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from verifier.graph.ir import Node
-from verifier.ops.base import Elementwise, Lines
+from verifier.ops.base import Elementwise, Lines, may_hold
 from verifier.ops.rounding import attribute, enclose, tiny, underflow, unit
 
 
@@ -61,7 +61,8 @@ class _Bent(Elementwise):
         free_upper: Tensor | None = None,
     ) -> Lines:
         alpha, error = self.alpha(node, lower)
-        alpha = torch.as_tensor(alpha, dtype=lower.dtype, device=lower.device)
+        if not isinstance(alpha, Tensor):
+            alpha = lower.new_full((), alpha)
         one = torch.ones_like(alpha)
         share, left, right = _share(lower, upper)
         start_lower, start_upper = self.start(lower, upper, node)
@@ -79,10 +80,8 @@ class _Bent(Elementwise):
         above = _grown(torch.maximum(at_upper, at_lower).clamp(min=0.0), left, right)
         below = -_grown(-torch.minimum(at_upper, at_lower).clamp(max=0.0), left, right)
         zero = torch.zeros_like(above)
-        if bool((alpha <= 1).all()):
-            lines = Lines(rays[0], zero, chord, above)
-        else:
-            convex = alpha <= 1
+        lines, convex = Lines(rays[0], zero, chord, above), alpha <= 1
+        if may_hold(~convex):
             lines = Lines(
                 torch.where(convex, rays[0], chord),
                 torch.where(convex, zero, below),
@@ -91,7 +90,7 @@ class _Bent(Elementwise):
             )
         pad = left.abs() * (2 * error) + tiny(lower) if isinstance(error, Tensor) or error else zero
         endless = torch.isinf(lower) & (right > 0) | torch.isinf(right)
-        if bool(endless.any()):
+        if may_hold(endless):
             low, high = self.interval(lower, upper, node)
             positive = lower >= 0
             slope, pad = positive.to(lower.dtype), torch.where(endless, 0.0, pad)

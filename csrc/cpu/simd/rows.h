@@ -17,7 +17,7 @@ VERIFIER_INLINE Vec<T> load_any(const T* p) {
 // Elements [begin, begin + lanes) of a row; the last, shorter block passes through copies padded with zeros.
 template <typename T, bool kSplit>
 VERIFIER_INLINE Vec<T> relax_block(const RelaxStep<T>& job, int64_t row, int64_t begin, Vec<T> gamma, Vec<T>& offset, Vec<T>& loss) {
-    const int64_t n = job.n, box = row / job.rows, line = (job.lines_per_row ? row : box) * n + begin;
+    const int64_t n = job.n, box = row / job.rows;
     const int64_t at = row * n + begin, own = box * n + begin, left = n - begin;
     const auto read = [&](const T* p) __attribute__((always_inline)) {
         if (left >= Lanes<T>::kCount) return load_any(p);
@@ -25,10 +25,15 @@ VERIFIER_INLINE Vec<T> relax_block(const RelaxStep<T>& job, int64_t row, int64_t
         memcpy(&v, p, left * sizeof(T));
         return v;
     };
-    const Vec<T> push = kSplit ? read(job.split_sign + own) * read(job.multiplier + at) : Vec<T>{};
-    return relax_element<T>(read(job.coeffs + at), read(job.slope_lower + line), read(job.offset_lower + line),
-                            read(job.slope_upper + line), read(job.offset_upper + line), read(job.bias + begin), push,
-                            read(job.magnitude + own), read(job.charge + own), gamma, offset, loss);
+    const auto line = [&](const T* p, int k) __attribute__((always_inline)) {
+        return read(p + line_of(job, k, box, row) + begin);
+    };
+    const Vec<T> push = kSplit ? read(job.split_sign + own) * read(job.multiplier + at) : Vec<T>{}, none{};
+    const bool costs = job.magnitude != nullptr;
+    return relax_element<T>(read(job.coeffs + at), line(job.slope_lower, 0), line(job.offset_lower, 1),
+                            line(job.slope_upper, 2), line(job.offset_upper, 3), costs ? read(job.bias + begin) : none,
+                            push, costs ? read(job.magnitude + own) : none, costs ? read(job.charge + own) : none, gamma,
+                            offset, loss);
 }
 
 template <typename T, bool kSplit>
@@ -36,7 +41,7 @@ static void relax_row_with(const RelaxStep<T>& job, int64_t row) {
     constexpr int64_t lanes = Lanes<T>::kCount, chain_length = kRelaxChain * lanes;
     const int64_t n = job.n;
     T* out = job.out + row * n;
-    const double chain = relax_gamma<T>(n, lanes);
+    const double chain = relax_gamma<T>(n, smaller(kRelaxChain, (n + lanes - 1) / lanes));
     const Vec<T> gamma = spread<T>(round_up<T>(chain));
     Wide<T> total{}, lost{};
     for (int64_t begin = 0; begin < n; begin += chain_length) {

@@ -1,16 +1,22 @@
 // A chain of small dense layers on many boxes: the job, and the memory that one box needs.
 //
 // One team of threads bounds one box from start to end (box_team.h), so nothing but the results leaves its memory:
-// on a GPU a block with everything in shared memory, on the CPU a single thread, which computes the same.
+// on a GPU a block with everything in shared memory, on the CPU a single thread, which computes the same. Rows and
+// columns go through a layer in tiles, each by one group of the team's threads: a warp, or that single thread.
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "verifier/lines.h"  // and functors.h
 
 namespace verifier {
 
 constexpr int kMostLayers = 16;
+constexpr int kTile = 8, kColumnTile = 4;  // rows of the backward passes and columns of the forward pass carried together
+constexpr int64_t kStep = 4;               // neurons read at once: what sums run over is padded with zeros to multiples
+
+VERIFIER_HD int64_t stepped(int64_t n) { return (n + kStep - 1) / kStep * kStep; }
 
 // z = W h + b, h = f(z).
 template <typename T>
@@ -18,10 +24,11 @@ struct DenseLayer {
     int64_t inputs, outputs;
     Function function;
     double alpha, deviation;         // see `enclose`
-    const T *weight, *transposed;    // W [outputs, inputs]; [inputs, outputs]
+    const T *weight, *transposed;    // W [stepped(outputs), inputs]; [stepped(inputs), outputs]
     const T *bias, *bias_magnitude;  // [outputs]; >= |bias|, terms summed before cancellation
     double row_magnitude;            // largest sum of |W| over a row
-    double deployed_unit, products, fused, tiny, flush;  // the deployed program's rounding, as in Stage of plan.h
+    SumError error;                  // the deployed program's rounding, with the two below as in Stage of plan.h
+    double tiny, flush;
 };
 
 // Lower bounds of S rows over B boxes, with the linear forms that prove them; see BoxBounds in bounds/engine.py.
@@ -29,7 +36,7 @@ template <typename T>
 struct BoxPass {
     int count;                       // layers
     DenseLayer<T> layers[kMostLayers];
-    int64_t boxes, rows, row_block;  // row_block: rows carried back together
+    int64_t boxes, rows;
     bool refine;                     // backward passes for the neurons that the forward pass leaves open
     const double *lower, *upper;     // [B, n]
     const double* spec;              // [S, outputs]
@@ -37,57 +44,59 @@ struct BoxPass {
 };
 
 // Columns of a stage's forms, one number per neuron each. With xi in [-1, 1]^n the box's normalised coordinates,
-// mid(xi) - half(xi) <= h <= mid(xi) + half(xi), each side a valid line; the last of each is the constant.
+// mid(xi) - half(xi) <= h <= mid(xi) + half(xi), each side a valid line; mid(n) and half(n) are the constants.
+// W carries the first n + 2 columns, |W| the others.
 struct FormColumns {
     int64_t n, count;
 
     VERIFIER_MEMBER explicit FormColumns(int64_t inputs) : n(inputs), count(2 * inputs + 6) {}
     VERIFIER_MEMBER int64_t mid(int64_t c) const { return c; }
-    VERIFIER_MEMBER int64_t half(int64_t c) const { return n + 1 + c; }
-    VERIFIER_MEMBER int64_t center() const { return 2 * n + 2; }  // of the interval
+    VERIFIER_MEMBER int64_t center() const { return n + 1; }  // of the interval
+    VERIFIER_MEMBER int64_t half(int64_t c) const { return n + 2 + c; }
     VERIFIER_MEMBER int64_t radius() const { return 2 * n + 3; }
     VERIFIER_MEMBER int64_t most() const { return 2 * n + 4; }    // >= |h|
     VERIFIER_MEMBER int64_t scale() const { return 2 * n + 5; }   // sum of the forms' |coefficients|
-    // Whether W carries it, and not |W|.
-    VERIFIER_MEMBER bool is_signed(int64_t column) const { return column <= n || column == center(); }
+    VERIFIER_MEMBER int64_t signed_count() const { return n + 2; }
 };
 
-// One team's memory, cut from one piece.
+// One team's memory, cut from one piece: what its threads share, and two buffers of rows for each of its groups.
 template <typename T>
 struct BoxSpace {
-    double *row_offset, *row_loss;   // [row_block]
     double *h_sum, *tiny;            // [count + 1]: sum of |h| of each layer's inputs; underflow of one row so far
-    T* forms[2];                     // [columns, width]
+    T* rows;                         // [groups, 2, kTile, width]
+    T* forms;                        // [2, columns, width]
     T *lower, *upper;                // [neurons] of z, layer after layer
     T *slope_lower, *offset_lower, *slope_upper, *offset_upper, *reach, *charge;  // [neurons]
-    T* rows[2];                      // [row_block, stride]
     int32_t* open;                   // [width]
     int32_t *open_count, *failed;
-    int64_t width, stride, bytes;
+    int64_t width, bytes;            // width: of the widest layer, the inputs included, padded
 
-    VERIFIER_MEMBER BoxSpace(const BoxPass<T>& job, char* memory) : width(job.layers[0].inputs) {
+    // `size(k)` is the number of inputs, then of each layer's neurons.
+    template <typename Size>
+    VERIFIER_MEMBER BoxSpace(int count, Size size, int groups, char* memory) : width(0) {
         int64_t neurons = 0;
-        for (int k = 0; k < job.count; ++k) {
-            neurons += job.layers[k].outputs;
-            width = larger(width, job.layers[k].outputs);
+        for (int k = 0; k <= count; ++k) {
+            width = larger(width, stepped(size(k)));
+            neurons += k ? size(k) : 0;
         }
-        stride = width | 1;  // odd: neighbouring rows in different banks
-        const FormColumns columns(job.layers[0].inputs);
+        const FormColumns columns(size(0));
         char* next = memory;
-        take(row_offset, job.row_block, next);
-        take(row_loss, job.row_block, next);
-        take(h_sum, job.count + 1, next);
-        take(tiny, job.count + 1, next);
-        for (T*& array : forms) take(array, columns.count * width, next);
-        T** const of_neurons[] = {&lower,       &upper,        &slope_lower, &offset_lower,
-                                  &slope_upper, &offset_upper, &reach,       &charge};
-        for (T** array : of_neurons) take(*array, neurons, next);
-        for (T*& array : rows) take(array, job.row_block * stride, next);
+        take(h_sum, stepped(count + 1), next);
+        take(tiny, stepped(count + 1), next);
+        take(rows, groups * 2 * kTile * width, next);
+        take(forms, 2 * columns.count * width, next);
+        take(lower, neurons, next), take(upper, neurons, next);
+        take(slope_lower, neurons, next), take(offset_lower, neurons, next);
+        take(slope_upper, neurons, next), take(offset_upper, neurons, next);
+        take(reach, neurons, next), take(charge, neurons, next);
         take(open, width, next);
         take(open_count, 1, next);
         take(failed, 1, next);
-        bytes = (next - memory + 7) / 8 * 8;
+        bytes = (next - memory + 15) / 16 * 16;
     }
+
+    VERIFIER_MEMBER BoxSpace(const BoxPass<T>& job, int groups, char* memory)
+        : BoxSpace(job.count, [&](int k) { return k ? job.layers[k - 1].outputs : job.layers[0].inputs; }, groups, memory) {}
 
   private:
     template <typename Number>
@@ -103,10 +112,12 @@ void box_pass_cpu(const BoxPass<T>& job, intptr_t threads);
 template <typename T>
 void box_pass_cuda(const BoxPass<T>& job, intptr_t stream);
 
-// Bytes of one team's memory.
+// Groups of a team on a GPU, and the bytes of its memory for these numbers of inputs and of each layer's neurons.
+constexpr int kWarps = 4;
 template <typename T>
-int64_t box_pass_bytes(const BoxPass<T>& job) {
-    return BoxSpace<T>(job, nullptr).bytes;
+int64_t box_pass_bytes(const std::vector<int64_t>& sizes) {
+    const int count = static_cast<int>(sizes.size()) - 1;
+    return BoxSpace<T>(count, [&](int k) { return sizes[static_cast<size_t>(k)]; }, kWarps, nullptr).bytes;
 }
 
 }  // namespace verifier

@@ -5,8 +5,12 @@
 // Rounding: METHODS section 7. Sums over neurons are made in T and charged; what is left is computed in double, whose
 // own rounding the relative terms of 1e-14 cover.
 //
-// A team is a class with each(n, body), which calls body(i) once for every i < n, on any of its threads, and sync().
-// Control flow depends on nothing that may differ between threads: a failed box runs to its end.
+// A team is a class with
+//     each(n, body)   body(i) once for every i < n, on any of its threads;
+//     tiles(n, body)  body(tile, group) for every tile < n, by all threads of one group;
+//     lane(), lanes() a thread's place in its group; group_sync(), and sum(x) over the group, known to all of it;
+//     sync()          and the constant kGroups.
+// Control flow depends on nothing that may differ between threads of a group: a failed box runs to its end.
 #pragma once
 
 #include "verifier/box_pass.h"
@@ -21,13 +25,13 @@ struct BoxTeam {
     Team team;
     FormColumns columns;
     int64_t box = 0, first = 0;  // first: number of the current layer's first neuron
-    int source = 0;              // which of the two form buffers holds the current layer's inputs
+    T *source = nullptr, *target = nullptr;  // forms of the current layer's inputs; of its neurons
 
     VERIFIER_MEMBER BoxTeam(const BoxPass<T>& given, char* memory, Team threads)
-        : job(given), space(given, memory), team(threads), columns(given.layers[0].inputs) {}
+        : job(given), space(given, Team::kGroups, memory), team(threads), columns(given.layers[0].inputs) {}
 
     VERIFIER_MEMBER void run(int64_t number) {
-        box = number, first = 0, source = 0;
+        box = number, first = 0, source = space.forms, target = source + columns.count * space.width;
         enter();
         for (int k = 0; k < job.count; ++k) {
             forward(k);
@@ -35,7 +39,10 @@ struct BoxTeam {
             if (job.refine && k > 0 && job.layers[k].function != Function::kIdentity) refine(k);
             relax(k);
             add_up(k);
-            if (k + 1 < job.count) first += job.layers[k].outputs, source = 1 - source;
+            if (k + 1 == job.count) break;
+            first += job.layers[k].outputs;
+            T* const done = source;
+            source = target, target = done;
         }
         answer();
         weigh_inputs();
@@ -53,7 +60,7 @@ struct BoxTeam {
     }
 
     VERIFIER_MEMBER void enter() {
-        T* h = space.forms[0];
+        T* h = source;
         const int64_t n = inputs(), width = space.width;
         team.each(columns.count * width, [&](int64_t i) { h[i] = 0; });
         team.each(1, [&](int64_t) { *space.failed = 0; });
@@ -88,33 +95,84 @@ struct BoxTeam {
     // Every column of h through W or |W|.
     VERIFIER_MEMBER void forward(int k) {
         const DenseLayer<T>& layer = job.layers[k];
-        const T* h = space.forms[source];
-        T* z = space.forms[1 - source];
-        const int64_t width = space.width;
-        team.each(columns.count * layer.outputs, [&](int64_t item) {
-            const int64_t column = item / layer.outputs, i = item % layer.outputs;
-            const T *w = layer.transposed + i, *x = h + column * width;
-            T sum = 0;
-            if (columns.is_signed(column))
-                for (int64_t j = 0; j < layer.inputs; ++j) sum += w[j * layer.outputs] * x[j];
-            else
-                for (int64_t j = 0; j < layer.inputs; ++j) sum += size_of(w[j * layer.outputs]) * x[j];
-            z[column * width + i] = sum;
+        const int64_t with_sign = columns.signed_count(), width = space.width;
+        const int64_t first_tiles = (with_sign + kColumnTile - 1) / kColumnTile;
+        const int64_t other_tiles = (columns.count - with_sign + kColumnTile - 1) / kColumnTile;
+        team.tiles(first_tiles + other_tiles, [&](int64_t tile, int) {
+            const bool is_signed = tile < first_tiles;
+            const int64_t begin = is_signed ? tile * kColumnTile : with_sign + (tile - first_tiles) * kColumnTile;
+            const int64_t count = smaller<int64_t>(kColumnTile, (is_signed ? with_sign : columns.count) - begin);
+            const T* h = source + begin * width;
+            T* z = target + begin * width;
+            if (is_signed) product<kColumnTile, false>(h, count, layer.inputs, layer.transposed, layer.outputs, z);
+            else product<kColumnTile, true>(h, count, layer.inputs, layer.transposed, layer.outputs, z);
         });
         team.sync();
+    }
+
+    // Rows p [count <= kRows, from] times a matrix [stepped(from), to], or its absolute values, by one group. Rows lie
+    // `width` apart; what pads them is zero, before and after.
+    template <int kRows, bool kAbsolute>
+    VERIFIER_MEMBER void product(const T* p, int64_t count, int64_t from, const T* matrix, int64_t to, T* result) const {
+        constexpr int kColumns = 2;
+        const int64_t width = space.width, lanes = team.lanes();
+        for (int64_t first_column = team.lane(); first_column < stepped(to); first_column += kColumns * lanes) {
+            const T* w[kColumns];
+            VERIFIER_UNROLL
+            for (int c = 0; c < kColumns; ++c) w[c] = matrix + smaller(first_column + c * lanes, to - 1);
+            T sums[kRows][kColumns] = {};
+            for (int64_t i = 0; i < from; i += kStep) {
+                T weights[kStep][kColumns], values[kRows][kStep];
+                VERIFIER_UNROLL
+                for (int u = 0; u < kStep; ++u) {
+                    VERIFIER_UNROLL
+                    for (int c = 0; c < kColumns; ++c) {
+                        const T x = w[c][(i + u) * to];
+                        weights[u][c] = kAbsolute ? size_of(x) : x;
+                    }
+                }
+                VERIFIER_UNROLL
+                for (int r = 0; r < kRows; ++r) read_step(p + smaller<int64_t>(r, count - 1) * width + i, values[r]);
+                VERIFIER_UNROLL
+                for (int u = 0; u < kStep; ++u) {
+                    VERIFIER_UNROLL
+                    for (int r = 0; r < kRows; ++r) {
+                        VERIFIER_UNROLL
+                        for (int c = 0; c < kColumns; ++c) sums[r][c] += values[r][u] * weights[u][c];
+                    }
+                }
+            }
+            VERIFIER_UNROLL
+            for (int r = 0; r < kRows; ++r) {
+                VERIFIER_UNROLL
+                for (int c = 0; c < kColumns; ++c) {
+                    const int64_t column = first_column + c * lanes;
+                    if (r < count && column < stepped(to)) result[r * width + column] = column < to ? sums[r][c] : T(0);
+                }
+            }
+        }
+    }
+
+    // Four neighbours, aligned to 16 bytes.
+    VERIFIER_MEMBER static void read_step(const T* p, T* values) {
+        struct alignas(16) Four {
+            T at[kStep];
+        };
+        const Four four = *reinterpret_cast<const Four*>(p);
+        VERIFIER_UNROLL
+        for (int u = 0; u < kStep; ++u) values[u] = four.at[u];
     }
 
     // Error of the deployed program's z_i, of which |W| hmax <= size and |z| <= reach are known.
     VERIFIER_MEMBER double deployed(int k, int64_t i, double size, double reach) const {
         const DenseLayer<T>& layer = job.layers[k];
-        const SumError error(layer.deployed_unit, layer.products, layer.fused);
-        return (error(size, reach, layer.bias_magnitude[i]) + layer.tiny + layer.flush * space.h_sum[k]) * (1 + 1e-12);
+        return (layer.error(size, reach, layer.bias_magnitude[i]) + layer.tiny + layer.flush * space.h_sum[k]) * (1 + 1e-12);
     }
 
     // Bounds of z, the better of the interval and the forms; the constants of the forms get bias and errors.
     VERIFIER_MEMBER void close(int k) {
         const DenseLayer<T>& layer = job.layers[k];
-        T* z = space.forms[1 - source];
+        T* z = target;
         const int64_t n = inputs(), width = space.width;
         const double gamma = safe_gamma<T>(static_cast<double>(layer.inputs) + 10);
         const double underflow = 16 * Precision<T>::kTiny * static_cast<double>(n + 4) *
@@ -161,87 +219,104 @@ struct BoxTeam {
         });
         team.sync();
         const int64_t all = 2 * static_cast<int64_t>(*space.open_count);
-        for (int64_t begin = 0; begin < all; begin += job.row_block) {
-            const int64_t count = smaller(job.row_block, all - begin);
-            start_neurons(k, begin, count);
-            const T* rows = descend(k, first, count);
-            team.each(count, [&](int64_t r) {
-                const int64_t i = first + space.open[(begin + r) / 2];
-                const double bound = least_of(rows + r * space.stride, settled(k, r));
+        team.tiles((all + kTile - 1) / kTile, [&](int64_t tile, int group) {
+            Rows rows(space, group, smaller<int64_t>(kTile, all - tile * kTile));
+            start_neurons(k, tile * kTile, rows);
+            descend(k, first, rows);
+            finish(rows, [&](int64_t r, double offset, double loss) {
+                const int64_t row = tile * kTile + r, i = first + space.open[row / 2];
+                const double bound = least_of(rows.now + r * space.width, settled(k, offset, loss));
                 if (!(size(bound) <= Precision<T>::kHuge)) return;
-                if ((begin + r) % 2) space.upper[i] = smaller(space.upper[i], round_up<T>(-bound));
+                if (row % 2) space.upper[i] = smaller(space.upper[i], round_up<T>(-bound));
                 else space.lower[i] = larger(space.lower[i], round_down<T>(bound));
             });
-            team.sync();
-        }
+        });
+        team.sync();
         team.each(layer.outputs, [&](int64_t i) { require(space.lower[first + i] <= space.upper[first + i]); });
     }
 
-    VERIFIER_MEMBER void start_neurons(int k, int64_t begin, int64_t count) {
+    // A group's tile of rows on their way back: coefficients, and each thread's part of their offsets and losses.
+    struct Rows {
+        T *now, *next;  // [kTile, width], zero beyond a layer's neurons
+        int64_t count;
+        double offset[kTile] = {}, loss[kTile] = {};
+
+        VERIFIER_MEMBER Rows(const BoxSpace<T>& space, int group, int64_t rows)
+            : now(space.rows + group * 2 * kTile * space.width), next(now + kTile * space.width), count(rows) {}
+    };
+
+    // Body(r, offset, loss) once for each row, with its sums over the group.
+    template <typename Body>
+    VERIFIER_MEMBER void finish(const Rows& rows, Body body) const {
+        VERIFIER_UNROLL
+        for (int r = 0; r < kTile; ++r) {
+            const double offset = team.sum(rows.offset[r]), loss = team.sum(rows.loss[r]);
+            if (r < rows.count && team.lane() == r % team.lanes()) body(r, offset, loss);
+        }
+        team.group_sync();
+    }
+
+    VERIFIER_MEMBER void start_neurons(int k, int64_t begin, Rows& rows) const {
         const DenseLayer<T>& layer = job.layers[k];
-        const T* most = space.forms[1 - source] + columns.most() * space.width;
-        const auto neuron = [&](int64_t r) { return static_cast<int64_t>(space.open[(begin + r) / 2]); };
-        const auto sign = [&](int64_t r) { return (begin + r) % 2 ? T(-1) : T(1); };
-        team.each(count * layer.inputs, [&](int64_t item) {
-            const int64_t r = item / layer.inputs, j = item % layer.inputs;
-            space.rows[0][r * space.stride + j] = sign(r) * layer.weight[neuron(r) * layer.inputs + j];
-        });
-        team.each(count, [&](int64_t r) {
-            const int64_t i = neuron(r);
-            space.row_offset[r] = static_cast<double>(sign(r)) * layer.bias[i];
-            space.row_loss[r] = deployed(k, i, most[i], larger(size(space.lower[first + i]), size(space.upper[first + i])));
-        });
-        team.sync();
+        const T* most = target + columns.most() * space.width;
+        VERIFIER_UNROLL
+        for (int r = 0; r < kTile; ++r) {
+            if (r >= rows.count) continue;
+            const int64_t i = space.open[(begin + r) / 2];
+            const T sign = (begin + r) % 2 ? T(-1) : T(1);
+            for (int64_t j = team.lane(); j < stepped(layer.inputs); j += team.lanes())
+                rows.now[r * space.width + j] = j < layer.inputs ? sign * layer.weight[i * layer.inputs + j] : T(0);
+            if (team.lane() == 0) {
+                rows.offset[r] = static_cast<double>(sign) * layer.bias[i];
+                rows.loss[r] = deployed(k, i, most[i], larger(size(space.lower[first + i]), size(space.upper[first + i])));
+            }
+        }
+        team.group_sync();
     }
 
     // Carries rows on h of layer k - 1, whose next layer's neurons start at `end`, down to the inputs.
-    VERIFIER_MEMBER const T* descend(int k, int64_t end, int64_t count) {
-        int now = 0;
+    VERIFIER_MEMBER void descend(int k, int64_t end, Rows& rows) const {
         for (int s = k - 1; s >= 0; --s) {
             const DenseLayer<T>& layer = job.layers[s];
             end -= layer.outputs;
-            relax_rows(layer, end, space.rows[now], count);
-            const T* p = space.rows[now];
-            T* a = space.rows[1 - now];
-            team.each(count * layer.inputs, [&](int64_t item) {
-                const int64_t r = item / layer.inputs, j = item % layer.inputs;
-                const T *row = p + r * space.stride, *w = layer.weight + j;
-                T sum = 0;
-                for (int64_t i = 0; i < layer.outputs; ++i) sum += row[i] * w[i * layer.inputs];
-                a[r * space.stride + j] = sum;
-            });
-            team.sync();
-            now = 1 - now;
+            relax_rows(layer, end, rows);
+            team.group_sync();
+            product<kTile, false>(rows.now, rows.count, layer.outputs, layer.weight, layer.inputs, rows.next);
+            team.group_sync();
+            T* const done = rows.now;
+            rows.now = rows.next, rows.next = done;
         }
-        return space.rows[now];
     }
 
     // Rows on h become rows on z, in place.
-    VERIFIER_MEMBER void relax_rows(const DenseLayer<T>& layer, int64_t begin, T* rows, int64_t count) {
-        const double chain = chain_gamma<T>(layer.outputs, 1);
+    VERIFIER_MEMBER void relax_rows(const DenseLayer<T>& layer, int64_t begin, Rows& rows) const {
+        const double chain = chain_gamma<T>(layer.outputs, team.lanes());
         const T gamma = round_up<T>(chain);
-        team.each(count, [&](int64_t r) {
-            T offset = 0, loss = 0;
-            for (int64_t i = 0; i < layer.outputs; ++i) {
-                T& a = rows[r * space.stride + i];
-                const int64_t at = begin + i;
-                a = relax_element<T>(a, space.slope_lower[at], space.offset_lower[at], space.slope_upper[at],
-                                     space.offset_upper[at], layer.bias[i], T(0), space.reach[at], space.charge[at],
-                                     gamma, offset, loss);
+        T offset[kTile] = {}, loss[kTile] = {};
+        for (int64_t i = team.lane(); i < layer.outputs; i += team.lanes()) {
+            const int64_t at = begin + i;
+            const T slope_lower = space.slope_lower[at], offset_lower = space.offset_lower[at];
+            const T slope_upper = space.slope_upper[at], offset_upper = space.offset_upper[at];
+            const T bias = layer.bias[i], reach = space.reach[at], charge = space.charge[at];
+            VERIFIER_UNROLL
+            for (int r = 0; r < kTile; ++r) {
+                if (r >= rows.count) continue;
+                T& a = rows.now[r * space.width + i];
+                a = relax_element<T>(a, slope_lower, offset_lower, slope_upper, offset_upper, bias, T(0), reach, charge,
+                                     gamma, offset[r], loss[r]);
             }
-            space.row_offset[r] += offset;
-            space.row_loss[r] += loss * (1 + 4 * chain);
-        });
-        team.sync();
+        }
+        VERIFIER_UNROLL
+        for (int r = 0; r < kTile; ++r) rows.offset[r] += offset[r], rows.loss[r] += loss[r] * (1 + 4 * chain);
     }
 
-    // Certain lower bound of what row r, from layer k or above, has collected.
-    VERIFIER_MEMBER double settled(int k, int64_t r) const {
-        const double offset = space.row_offset[r], loss = space.row_loss[r] * (1 + 1e-6) + space.tiny[k];
+    // Certain lower bound of what a row, from layer k or above, has collected.
+    VERIFIER_MEMBER double settled(int k, double offset, double loss) const {
+        loss = loss * (1 + 1e-6) + space.tiny[k];
         return offset - loss - 1e-14 * (size(offset) + loss);
     }
 
-    // Certain lower bound of row r's form, `offset` its constant, over the box.
+    // Certain lower bound of a row's form, `offset` its constant, over the box.
     VERIFIER_MEMBER double least_of(const T* row, double offset) const {
         return lowest(row, offset, job.lower + box * inputs(), job.upper + box * inputs(), inputs());
     }
@@ -249,7 +324,7 @@ struct BoxTeam {
     // Lines of h, what a row loses at this layer, and the forms of h in place of those of z.
     VERIFIER_MEMBER void relax(int k) {
         const DenseLayer<T>& layer = job.layers[k];
-        T* z = space.forms[1 - source];
+        T* z = target;
         const double gamma = gamma_n(static_cast<double>(layer.outputs) + 4, Precision<T>::kUnit);
         team.each(layer.outputs, [&](int64_t i) {
             const int64_t at = first + i;
@@ -300,7 +375,7 @@ struct BoxTeam {
     // Sums over the layer's neurons.
     VERIFIER_MEMBER void add_up(int k) {
         const DenseLayer<T>& layer = job.layers[k];
-        const T* h = space.forms[1 - source];
+        const T* h = target;
         team.each(1, [&](int64_t) {
             double z_sum = 0;
             for (int64_t i = 0; i < layer.outputs; ++i) z_sum += space.reach[first + i];
@@ -314,37 +389,43 @@ struct BoxTeam {
     // The rows asked for.
     VERIFIER_MEMBER void answer() {
         const int64_t outputs = job.layers[job.count - 1].outputs, n = inputs(), width = space.width;
-        const T* most = space.forms[1 - source] + columns.most() * width;
-        for (int64_t begin = 0; begin < job.rows; begin += job.row_block) {
-            const int64_t count = smaller(job.row_block, job.rows - begin);
-            team.each(count, [&](int64_t r) {
-                double cast = 0;
-                for (int64_t i = 0; i < outputs; ++i) {
-                    const double exact = job.spec[(begin + r) * outputs + i];
-                    const T stored = space.rows[0][r * space.stride + i] = static_cast<T>(exact);
-                    cast += size(exact - stored) * most[i];
-                }
-                space.row_offset[r] = 0, space.row_loss[r] = cast * (1 + 1e-12);
-            });
-            team.sync();
-            const T* rows = descend(job.count, first + outputs, count);
-            team.each(count, [&](int64_t r) {
-                const int64_t at = box * job.rows + begin + r;
-                const double offset = settled(job.count, r), low = least_of(rows + r * space.stride, offset);
+        team.tiles((job.rows + kTile - 1) / kTile, [&](int64_t tile, int group) {
+            Rows rows(space, group, smaller<int64_t>(kTile, job.rows - tile * kTile));
+            start_outputs(tile * kTile, rows);
+            descend(job.count, first + outputs, rows);
+            finish(rows, [&](int64_t r, double sum, double loss) {
+                const int64_t at = box * job.rows + tile * kTile + r;
+                const double offset = settled(job.count, sum, loss), low = least_of(rows.now + r * width, offset);
                 const bool known = !*space.failed && size(low) <= Precision<T>::kHuge;
                 job.out_lower[at] = known ? low : -HUGE_VAL;
                 job.offset[at] = known ? offset : -HUGE_VAL;
-                for (int64_t i = 0; i < n; ++i) job.coeffs[at * n + i] = known ? rows[r * space.stride + i] : T(0);
+                for (int64_t i = 0; i < n; ++i) job.coeffs[at * n + i] = known ? rows.now[r * width + i] : T(0);
             });
-            team.sync();
+        });
+        team.sync();
+    }
+
+    // What is lost by storing the rows in T goes to their losses.
+    VERIFIER_MEMBER void start_outputs(int64_t begin, Rows& rows) const {
+        const int64_t outputs = job.layers[job.count - 1].outputs;
+        const T* most = target + columns.most() * space.width;
+        VERIFIER_UNROLL
+        for (int r = 0; r < kTile; ++r) {
+            if (r >= rows.count) continue;
+            for (int64_t i = team.lane(); i < stepped(outputs); i += team.lanes()) {
+                const double exact = i < outputs ? job.spec[(begin + r) * outputs + i] : 0.0;
+                const T stored = rows.now[r * space.width + i] = static_cast<T>(exact);
+                if (i < outputs) rows.loss[r] += size(exact - stored) * most[i] * (1 + 1e-12);
+            }
         }
+        team.group_sync();
     }
 
     // Summed coefficients of the last hidden layer's lower and upper forms, per unit of x; of the rows without one.
     VERIFIER_MEMBER void weigh_inputs() {
         const bool hidden_last = job.layers[job.count - 1].function != Function::kIdentity;
         const int layer = hidden_last ? job.count - 1 : job.count - 2;
-        const T* h = space.forms[hidden_last ? 1 - source : source];
+        const T* h = (hidden_last ? target : source);
         const int64_t n = inputs(), width = space.width;
         team.each(n, [&](int64_t c) {
             double sum = 0;

@@ -15,10 +15,10 @@ namespace verifier {
 template <typename T>
 struct RelaxStep {
     int64_t boxes, rows, n;
-    bool lines_per_row;                           // lines are [B, S, N] instead of [B, N]
+    int per_row;                                  // bit k: line k of the four is [B, S, N] instead of [B, N]
     const T* coeffs;                              // [B, S, N] on h
     const T *slope_lower, *offset_lower, *slope_upper, *offset_upper;
-    const T* magnitude;                           // [B, N] >= |z|
+    const T* magnitude;                           // [B, N] >= |z|, or null with the two below: z is charged elsewhere
     const T* bias;                                // [N]
     const T* charge;                              // [B, N]
     const T* split_sign;                          // [B, N] in {-1, 0, 1} or null
@@ -147,10 +147,16 @@ VERIFIER_HD double chain_gamma(int64_t n, int64_t lanes) {
 // Terms that one lane adds in T before its sum goes on in double: the relaxation step's offset and loss.
 constexpr int64_t kRelaxChain = 16;
 
-// Relative error of those sums in a row of n elements, over `lanes` lanes.
+// Relative error of those sums in a row of n elements, `steps` of which were added in T before going on in double.
 template <typename T>
-VERIFIER_HD double relax_gamma(int64_t n, int64_t lanes) {
-    return chain_gamma<T>(smaller(n, kRelaxChain * lanes), lanes) + (static_cast<double>(n) + 64) * Precision<double>::kUnit;
+VERIFIER_HD double relax_gamma(int64_t n, int64_t steps) {
+    return chain_gamma<T>(steps, 1) + (static_cast<double>(n) + 64) * Precision<double>::kUnit;
+}
+
+// Where line k of the four starts for a row of a box.
+template <typename T>
+VERIFIER_HD int64_t line_of(const RelaxStep<T>& job, int k, int64_t box, int64_t row) {
+    return (job.per_row >> k & 1 ? row : box) * job.n;
 }
 
 // value = total - lost, rounded down; -inf where that is not a number.

@@ -8,9 +8,11 @@
 // an instruction set the machine lacks.
 #if defined(__CUDACC__)
 #define VERIFIER_MEMBER __host__ __device__ __forceinline__
+#define VERIFIER_UNROLL _Pragma("unroll")
 #define VERIFIER_HD static __host__ __device__ __forceinline__
 #else
 #define VERIFIER_MEMBER inline __attribute__((always_inline))
+#define VERIFIER_UNROLL
 #define VERIFIER_HD static inline __attribute__((always_inline))
 #endif
 
@@ -77,6 +79,7 @@ VERIFIER_HD T as_charge(double x) {
 struct SumError {
     double gamma = 0, whole = 0, part = 0, constant = 0;
 
+    SumError() = default;  // of a program in real arithmetic
     VERIFIER_MEMBER SumError(double unit, double products, double fused) {
         if (unit == 0) return;
         const double roundings = products + 2 + fused;
