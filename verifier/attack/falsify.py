@@ -7,7 +7,7 @@ Source: Madry et al. 2018, arXiv:1706.06083; one target clause per restart, deca
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -27,6 +27,9 @@ AGAIN_SHARE = 0.1
 #: What the first such round is taken to cost; later ones are taken to cost as much as the last.
 FIRST_ROUND_S = 0.02
 
+#: Starts of a descent at least, and points of the first evaluation of many.
+FEWEST_STARTS, FIRST_POINTS = 4, 16
+
 #: Rounds a box of descents that bounds lead, the starts of each and their steps.
 GUIDED_ROUNDS, GUIDED_STARTS, GUIDED_STEPS = 30, 32, 20
 
@@ -41,6 +44,7 @@ class Falsifier:
     Attributes:
         confirm: replays a candidate exactly; only its word counts.
         replay_budget: candidates still worth replaying when replays keep failing.
+        point_s: what evaluating a point took last.
     """
 
     engine: BoxEngine
@@ -51,6 +55,7 @@ class Falsifier:
     rounds: int = 0
     spent_s: float = 0.0
     round_s: float = FIRST_ROUND_S
+    point_s: float = 0.0
     since: float = field(default_factory=time.monotonic)
 
     def on(self, group: Group) -> Falsifier:
@@ -59,7 +64,9 @@ class Falsifier:
 
     def margins(self, box: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Row margins [P, S] of points [P, N_in] in boxes [P], and the outputs' size for the tolerance [P]."""
+        begin = time.monotonic()
         outputs = self.engine.evaluate(points)
+        self.point_s = (time.monotonic() - begin) / max(1, len(points))
         rows = outputs @ self.group.rows.coeffs.T - self.group.limits[box]
         return np.nan_to_num(rows, nan=np.inf), 1.0 + np.abs(outputs).max(axis=1, initial=0.0)
 
@@ -110,9 +117,10 @@ class Falsifier:
             t[kind == 0] = 0.5
             corner = (kind % 3 == 1) & (kind > 0)
             t[corner] = np.round(t[corner])
-            found = self.try_points(box, _place(t, g.lower[box], g.upper[box]))
-            if found is not None or run.stopped():
-                return found
+            for part in _growing(len(box)):
+                found = self.try_points(box[part], _place(t[part], g.lower[box[part]], g.upper[box[part]]))
+                if found is not None or run.stopped():
+                    return found
         return None
 
     def pgd(
@@ -129,6 +137,8 @@ class Falsifier:
         g = self.group
         if boxes is None:
             boxes = np.arange(len(g.lower))
+        # A step costs about three evaluations a point; on large networks the time holds only a few starts.
+        restarts = int(min(restarts, max(FEWEST_STARTS, run.remaining() / (3 * steps * self.point_s + 1e-9))))
         if len(boxes) > restarts:
             boxes = self._promising(boxes, restarts)
         box = np.repeat(boxes, max(1, restarts // len(boxes)))
@@ -220,3 +230,11 @@ class Falsifier:
 def _place(t: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
     """Points at fractions t of the boxes, never outside."""
     return np.clip(lower + t * (upper - lower), lower, upper)
+
+
+def _growing(count: int) -> Iterator[slice]:
+    """Consecutive parts of `count` points, each four times as long as the one before: what they cost shows early."""
+    begin, size = 0, FIRST_POINTS
+    while begin < count:
+        yield slice(begin, begin + size)
+        begin, size = begin + size, 4 * size

@@ -39,6 +39,9 @@ def _without_final_softmax(graph: Graph) -> Graph:
 #: GAIN_PER_SHARE times that share or LEAST_GAIN more, whichever is less: what costs little may gain little.
 PROBE_SECONDS, PROBE, LEAST_GAIN, GAIN_PER_SHARE = 0.3, 16, 0.15, 10.0
 
+#: What a part of a pass may take, and its neurons at least: what they cost shows only then.
+PART_SECONDS, FEWEST = 1.0, 4
+
 #: Sides of the tiles of positions that are bounded together, operations that starting one costs, and the
 #: share of a whole row's operations below which a row cropped to its patch is worth it.
 TILES, TILE_FLOPS, PATCH_SHARE = (1, 2, 4, 8), 5e6, 0.5
@@ -145,17 +148,19 @@ class TorchEngine:
     ):
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise DeviceError(f"device: expected a CUDA GPU for '{device}', found none; use --device cpu")
+        # Small networks spend their time in call overhead, so float64 costs nothing there.
+        deployed = torch.float64 if graph.parameter_count < 20_000 or graph.dtype == "float64" else torch.float32
         if dtype is None:
-            # Small networks spend their time in call overhead, so float64 costs nothing there.
-            small = graph.parameter_count < 20_000
-            dtype = torch.float64 if small or graph.dtype == "float64" else torch.float32
+            dtype = deployed
         self.graph = graph
         self.soundness = soundness
         self.device = torch.device(device)
         self.network = Network(graph, dtype, self.device, soundness)
+        #: what points are evaluated with, and what attacks follow the gradient of: where bounds need float64 for their
+        #: rounding, points do not, and convolutions in it are slow
+        self.model = self.network if dtype is deployed else Network(graph, deployed, self.device, soundness)
         logits = _without_final_softmax(graph)
-        #: what attacks follow the gradient of
-        self.guide = self.network if logits is graph else Network(logits, dtype, self.device, soundness)
+        self.guide = self.model if logits is graph else Network(logits, deployed, self.device, soundness)
         self.dtype = dtype
         on_gpu = self.device.type == "cuda"
         if whole is None:
@@ -191,9 +196,9 @@ class TorchEngine:
         share = torch.where(reach > 0, form.error / reach, 0.0)  # a flat tangent tells nothing
         return float(torch.nan_to_num(share, nan=0.0, posinf=0.0).max())
 
-    def tensor(self, x: np.ndarray) -> Tensor:
-        """Nearest values in the engine's dtype, on its device."""
-        return torch.as_tensor(np.ascontiguousarray(x), dtype=torch.float64).to(self.dtype).to(self.device)
+    def tensor(self, x: np.ndarray, dtype: torch.dtype | None = None) -> Tensor:
+        """Nearest values on the engine's device, in its dtype or in this one."""
+        return torch.as_tensor(np.ascontiguousarray(x), dtype=torch.float64).to(dtype or self.dtype).to(self.device)
 
     def boxes(self, lower: np.ndarray, upper: np.ndarray) -> tuple[Tensor, Tensor]:
         """Box ends in the engine's dtype, rounded outward, [B, N_in]."""
@@ -202,7 +207,7 @@ class TorchEngine:
     def evaluate(self, points: np.ndarray) -> np.ndarray:
         """Outputs [B, N_out] at points [B, N_in]."""
         with torch.no_grad():
-            parts = [self.network.evaluate(p) for p in self.tensor(points).split(self.point_batch())]
+            parts = [self.model.evaluate(p) for p in self.tensor(points, self.model.dtype).split(self.point_batch())]
         return torch.cat(parts).double().cpu().numpy()
 
     def gradient(self, points: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -213,7 +218,8 @@ class TorchEngine:
         """
         results = []
         step = self.point_batch()
-        for x, w in zip(self.tensor(points).split(step), self.tensor(weights).split(step), strict=True):
+        x_parts, w_parts = (self.tensor(t, self.guide.dtype).split(step) for t in (points, weights))
+        for x, w in zip(x_parts, w_parts, strict=True):
             x = x.detach().requires_grad_(True)
             with torch.enable_grad():
                 total = (self.guide.evaluate(x, surrogate=True) * w).sum()
@@ -315,15 +321,22 @@ class TorchEngine:
             if not bool(after.sum() < (1 - least) * before.sum()):
                 return
         # The widest first, as many as a quarter of the time that is left can hold.
-        afford = 0.25 * (self.deadline - time.monotonic()) / seconds_each
-        neurons = neurons[: int(min(afford, len(neurons)))]
-        if len(neurons) == 0:
-            return
         begin = time.monotonic()
-        parts = neurons.split(max(1, self.row_batch(b) // 2))
-        self.tighten(name, box, parts, [pass_back(part) for part in parts])
+        end = begin + 0.25 * (self.deadline - begin)
+        parts, values = [], []
+        most, each = max(1, self.row_batch(b) // 2), seconds_each
+        while len(neurons) and time.monotonic() + FEWEST * each < end:
+            count = int(np.clip(PART_SECONDS / each, FEWEST, most))
+            part, neurons = neurons[:count], neurons[count:]
+            started = time.monotonic()
+            parts.append(part)
+            values.append(pass_back(part))
+            each = max(each, (time.monotonic() - started) / len(part))
+        if not parts:
+            return
+        self.tighten(name, box, parts, values)
         spent = time.monotonic() - begin
-        rate = _measured(rate, seconds_each * len(neurons), spent)
+        rate = _measured(rate, seconds_each * sum(len(part) for part in parts), spent)
         if crossed:
             self.short_flops_per_second = rate
         else:
@@ -342,12 +355,19 @@ class TorchEngine:
         if seconds > 0.5 * (self.deadline - time.monotonic()):
             return False
         begin = time.monotonic()
+        end = begin + 0.5 * (self.deadline - begin)
         limit = max(1, self.row_batch() // 2)
         parts = [part for tile in tiles(network.graph[name].shape, neurons, side) for part in tile.split(limit)]
-        values = [patch_bounds(network, found.box, found.planes, name, part) for part in parts]
-        self.tighten(name, found.box, parts, values)
+        values: list[Tensor] = []
+        for part in parts:
+            if time.monotonic() > end:
+                break
+            values.append(patch_bounds(network, found.box, found.planes, name, part))
+        done = parts[: len(values)]
+        self.tighten(name, found.box, done, values)
         spent = time.monotonic() - begin
-        self.flops_per_second = _measured(self.flops_per_second, seconds, spent)
+        share = sum(len(part) for part in done) / len(neurons)
+        self.flops_per_second = _measured(self.flops_per_second, share * seconds, spent)
         return True
 
     def unit_rows(self, name: str, neurons: Tensor, boxes: int) -> Tensor:
