@@ -111,7 +111,6 @@ def plain_radius(classifier: Classifier, sample: Sample, method: str, upper: flo
     x, label, near = sample
     near = near.sized(len(x))
     rows = classifier.engine.tensor(classifier.rows(label).coeffs)
-    classifier.engine.deadline = math.inf  # a search before this left its own, and later bounds would not be refined
 
     def proved(radius: float) -> float:
         if method == "CROWN":

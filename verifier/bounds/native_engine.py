@@ -76,7 +76,7 @@ class NativeEngine:
             self._network.add_stage(stage.as_dict())
         self._network.finish(-1 if forms is None else int(forms))
         self._is_large = self._network.sparse and self._network.weights > LARGE
-        self._deadline = deadline
+        self.deadline = deadline
         self._domains: Any = None
 
     @property
@@ -110,7 +110,7 @@ class NativeEngine:
         """One box after the other, whose neurons share the threads and pass only through their cones."""
         found = []
         for low, high in zip(lower, upper, strict=True):
-            seconds = BOX_SHARE * float(np.clip(self._deadline - time.monotonic(), 0.0, 1e6))
+            seconds = BOX_SHARE * float(np.clip(self.deadline - time.monotonic(), 0.0, 1e6))
             if self._domains is None:
                 self._domains = self.domains(low, high, seconds)
             else:
