@@ -40,7 +40,7 @@ TEST_PART = 1500
 #: Parameters below which the radius that linear programs prove is looked for as well.
 SMALL = 50_000
 #: Seconds of one mixed-integer program.
-MILP_S = 20.0
+MILP_S = 10.0
 Sample = tuple[np.ndarray, int, Nearness]
 
 

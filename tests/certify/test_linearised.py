@@ -20,13 +20,14 @@ def descended(graph, x, near):
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("limited", [False, True])
-def test_linear_classifiers_are_met_at_their_exact_distance(seed, limited):
+@pytest.mark.parametrize("norm", [2.0, math.inf])
+def test_linear_classifiers_are_met_at_their_exact_distance(seed, limited, norm):
     graph, weight, bias = linear(seed, features=6, classes=3)
     rng = np.random.default_rng(seed)
     x = rng.uniform(0.3, 0.7, 6).astype(np.float32).astype(np.float64)
     scale = rng.choice([0.5, 1.0, 4.0], 6)
     mask = rng.random(6) < 0.8
-    near = Nearness(math.inf, (0.0, 1.0) if limited else None, mask, scale)
+    near = Nearness(norm, (0.0, 1.0) if limited else None, mask, scale)
     found, near = descended(graph, x, near)
     scores = x @ weight + bias
     label = int(scores.argmax())
@@ -34,11 +35,14 @@ def test_linear_classifiers_are_met_at_their_exact_distance(seed, limited):
     for k in set(range(3)) - {label}:
         slope = (weight[:, label] - weight[:, k]) * mask
         room = np.where(slope > 0, x, 1 - x) if limited else np.full(6, np.inf)
-        # The margin falls piecewise linearly with the radius: it is tried at every bend, then solved in between.
-        bends = np.unique(np.append(np.where(np.isfinite(room), room / scale, 1e6), [0.0, 1e6]))
-        fall = np.array([(np.abs(slope) * np.minimum(r * scale, room)).sum() for r in bends])
-        if fall[-1] > scores[label] - scores[k]:
-            exact = min(exact, float(np.interp(scores[label] - scores[k], fall, bends)))
+        step = scale if math.isinf(norm) else np.abs(slope) * scale**2
+        low, high = 0.0, 1e6
+        for _ in range(200):
+            t = 0.5 * (low + high)
+            enough = np.abs(slope) @ np.minimum(t * step, room) >= scores[label] - scores[k]
+            low, high = (low, t) if enough else (t, high)
+        if high < 1e6:
+            exact = min(exact, float(np.linalg.norm(mask * np.minimum(high * step, room) / scale, ord=norm)))
     if math.isinf(exact):
         assert len(found) == 0
     else:

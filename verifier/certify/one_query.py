@@ -16,14 +16,14 @@ from verifier.spec.query import query_of
 
 
 def decidable(classifier: Classifier, inputs: InputSet) -> bool:
-    """Whether the native engine covers the network and the set is a box, as in l-infinity."""
-    return inputs.is_box and classifier.native is not None
+    """Whether the native engine covers the network and the set, as in l-infinity and l2."""
+    return classifier.native is not None and classifier.native.splits_on(inputs)
 
 
 def decided(
     classifier: Classifier, inputs: InputSet, rows: Rows, run: Run, confirm: Callable[[np.ndarray], bool]
 ) -> Verdict:
-    """UNSAT where every input of a box keeps the class, SAT where `confirm` took a point [N_in] of it.
+    """UNSAT where every input of the set keeps the class, SAT where `confirm` took a point [N_in] of it.
 
     Requires: `decidable`.
     """

@@ -205,7 +205,7 @@ def _split_neurons(
 ) -> Conclusion:
     from verifier.search.activation_split import split_activations
 
-    if engine.name == "native" and group.inputs is not None:  # only torch knows sets that are more than a box
+    if group.inputs is not None and not engine.splits_on(group.inputs):
         from verifier.bounds.torch_engine import TorchEngine
 
         with run.stage("start torch"):
