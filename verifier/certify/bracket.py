@@ -23,6 +23,8 @@ from verifier.run import Run
 STAGE_SHARE = 0.45
 #: Share of the time for the attacks that come first.
 ATTACK_SHARE = 0.3
+#: Most rounds of the quickest attack, and the share of a proposal's distance that its line must save for another one.
+PROJECTIONS, NOT_LINEAR = 6, 0.9
 #: Share of the remaining time, and seconds, for a query of the goal after the quickest attack alone: a proof that takes
 #: longer is worth a better attack first, since one much closer to the true radius costs far more.
 TRIAL_SHARE, TRIAL_S = 0.05, 0.2
@@ -174,11 +176,16 @@ class Bracket:
             self.closest.propose(minimisers(coeffs, ball.inputs), "bounds")
 
     def _project(self, starts: np.ndarray, aims: np.ndarray) -> None:
-        """The quickest attack, see `linearised`."""
+        """The quickest attack (`linearised`), again from its best point while the line there is wrong much closer."""
         assert self.classifier.native is not None, "only balls that the native engine decides"
         began = time.monotonic()
-        points = linearised(self.classifier.native, self.nearness, self.center, starts, aims)
-        self.closest.propose(points, "linearised")
+        for _ in range(PROJECTIONS):
+            points = linearised(self.classifier.native, self.nearness, self.center, starts, aims)
+            found = self.closest.propose(points, "linearised")
+            best = self.closest.best
+            if not found or best is None or best.distance > NOT_LINEAR * self.nearness.distance(self.center, points)[0]:
+                break
+            starts, aims = best.x[None], self.margins.coeffs[self.margins.rivals == best.rival]
         self.attack_seconds += time.monotonic() - began
 
     def _one_query(self, radius: float, seconds: float) -> bool:
