@@ -55,7 +55,7 @@ def main() -> None:
     for method in args.methods:
         usable = np.isfinite(joined[method])
         relative = np.exp(np.log(joined[method][usable] / base[usable]).mean()) if usable.any() else np.nan
-        print(f"| {method} | {relative:.3f} | {rows[method]} | {refuted[method]} | {seconds[method]:.1f} |")
+        print(f"| {method} | {relative:.4f} | {rows[method]} | {refuted[method]} | {seconds[method]:.1f} |")
 
 
 if __name__ == "__main__":

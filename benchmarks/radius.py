@@ -15,6 +15,7 @@ import csv
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,18 +25,22 @@ from verifier.bounds.interval import propagate
 from verifier.bounds.torch_engine import Enclosed, LazyPlanes
 from verifier.certify.forms import radius_of_form
 from verifier.certify.leaves import Ball
-from verifier.certify.radius import RadiusSettings, certified_radius
+from verifier.certify.radius import CertifiedRadius, RadiusSettings, certified_radius
 from verifier.certify.threat import Nearness
 from verifier.certify.victim import Classifier
 from verifier.data import open_dataset
+from verifier.outcome import Verdict
 from verifier.spec.problem import Case, Problem
 from verifier.tighten.methods import BoundSession, MethodSettings
+from verifier.tighten.milp import MilpSettings, milp_bound
 
 HERE = Path(__file__).parent
 SPECS = HERE.parent / "specs"
 TEST_PART = 1500
 #: Parameters below which the radius that linear programs prove is looked for as well.
 SMALL = 50_000
+#: Seconds of one mixed-integer program.
+MILP_S = 10.0
 Sample = tuple[np.ndarray, int, Nearness]
 
 
@@ -111,7 +116,6 @@ def plain_radius(classifier: Classifier, sample: Sample, method: str, upper: flo
     x, label, near = sample
     near = near.sized(len(x))
     rows = classifier.engine.tensor(classifier.rows(label).coeffs)
-    classifier.engine.deadline = math.inf  # a search before this left its own, and later bounds would not be refined
 
     def proved(radius: float) -> float:
         if method == "CROWN":
@@ -152,9 +156,41 @@ def session_radius(classifier: Classifier, sample: Sample, method: str, low: flo
     return low
 
 
+def milp_radius(classifier: Classifier, sample: Sample, low: float, high: float) -> tuple[float, bool]:
+    """Radius between two that branch and bound over linear programs proves, by bisection to 1 %.
+
+    Returns:
+        The radius, and True where everything above it was refuted by a point rather than cut off.
+    """
+    x, label, near = sample
+    near = near.sized(len(x))
+    exact = True
+    while high > 1.01 * low:
+        middle = 0.5 * (low + high)
+        problem = Problem((Case(near.input_set(x, middle), classifier.rows(label).clauses()),), classifier.classes)
+        session = BoundSession(classifier.graph, problem, MethodSettings(timeout_s=MILP_S))
+        coeffs = session.rows()[0][~(session.bound("lp").margins > 0)]
+        state = session.state(0)
+        bounded = state.alpha()
+        found = milp_bound(
+            state.graph, state.inputs, coeffs,
+            intermediate=state.intermediate(bounded), rounding_error=state.rounding_error(bounded),
+            settings=MilpSettings(time_limit_s=MILP_S, target=0.0, guide=None),
+        )  # fmt: skip
+        if bool((found.lower > 0).all()):
+            low = middle
+            continue
+        high, exact = middle, bool((found.upper <= 0).any())
+    return low, exact
+
+
 def methods(classifier: Classifier, samples: list[Sample], timeout_s: float) -> dict[str, float]:
-    """Geometric mean radius of every method, in the published order; the LP on small networks only."""
+    """Geometric mean radius of every method, in the published order; LP and MILP on small networks only.
+
+    The last entry is the number of samples whose MILP radius is exact.
+    """
     found: dict[str, list[float]] = {}
+    exact = 0
     small = classifier.graph.parameter_count < SMALL
     for x, label, near in samples:
         full = certified_radius(classifier, x, label, nearness=near, settings=RadiusSettings(timeout_s=timeout_s))
@@ -169,13 +205,35 @@ def methods(classifier: Classifier, samples: list[Sample], timeout_s: float) -> 
         if small:
             proved = found["alpha-CROWN"][-1]
             found.setdefault("LP", []).append(session_radius(classifier, sample, "lp", proved, full.upper))
+            radius, finished = milp_radius(classifier, sample, found["LP"][-1], full.upper)
+            found.setdefault("MILP", []).append(radius)
+            exact += finished
         found.setdefault("branch and bound", []).append(max(full.lower, slopes.lower))
         found.setdefault("attack", []).append(full.upper)
-    return {name: float(np.exp(np.log(np.maximum(values, 1e-12)).mean())) for name, values in found.items()}
+    means = {name: float(np.exp(np.log(np.maximum(values, 1e-12)).mean())) for name, values in found.items()}
+    return means | ({"MILP exact": exact} if small else {})
 
 
-def independent(classifier: Classifier, sample: Sample, upper: float) -> tuple[float, float, int]:
-    """Bisection by separate queries to the same gap: (lower, processor seconds, queries)."""
+#: Where separate queries begin, and the seconds each may take.
+SEPARATE_START, SEPARATE_S = 0.5, 60.0
+
+
+@dataclass
+class Separate:
+    """A bisection by separate queries: both ends, processor seconds, queries asked, and whether one was cut off."""
+
+    lower: float = 0.0
+    upper: float = SEPARATE_START
+    seconds: float = 0.0
+    queries: int = 0
+    cut_off: bool = False
+
+
+def separate(classifier: Classifier, sample: Sample) -> Separate:
+    """Bisect to the same gap by `verify`, which knows nothing of the queries before; the network is read once.
+
+    A query that is cut off ends it, since whatever were assumed of its radius, the ends would not be proved.
+    """
     from verifier.api import verify
     from verifier.settings import Settings
     from verifier.spec.problem import classification_problem
@@ -183,28 +241,50 @@ def independent(classifier: Classifier, sample: Sample, upper: float) -> tuple[f
 
     x, label, near = sample
     valid = None if near.valid is None else (0.0, 1.0)
-    low, high, queries, clock = 0.0, upper, 0, Clock()
-    while (high - low) > 0.05 * high and queries < 40:
-        middle = 0.5 * (low + high) if low == 0 else math.sqrt(low * high)
+    found, clock = Separate(), Clock()
+    while (found.upper - found.lower) > 0.05 * found.upper and not found.cut_off:
+        middle = 0.5 * found.upper if found.lower == 0 else math.sqrt(found.lower * found.upper)
         problem = classification_problem(x, middle, near.norm, label, classifier.classes, valid=valid)
-        report = verify(classifier.source, query_of(classifier.graph, problem), Settings(timeout_s=60, threads=1))
-        low, high = (middle, high) if report.verdict.value == "unsat" else (low, middle)
-        queries += 1
-    return low, clock.read()[0], queries
+        settings = Settings(timeout_s=SEPARATE_S, threads=1)
+        verdict = verify(classifier.graph, query_of(classifier.graph, problem), settings).verdict
+        if verdict is Verdict.UNSAT:
+            found.lower = middle
+        elif verdict is Verdict.SAT:
+            found.upper = middle
+        else:
+            found.cut_off = True
+        found.queries += 1
+    found.seconds = clock.read()[0]
+    return found
 
 
 def reuse(classifier: Classifier, samples: list[Sample]) -> str:
-    """Processor seconds of one shared search and of separate queries."""
-    shared, separate, queries = 0.0, 0.0, 0
-    for sample in samples:
+    """One line: processor seconds of one search and of separate queries where both reach the gap, and of the others."""
+
+    def search(sample: Sample) -> tuple[CertifiedRadius, float]:
         x, label, near = sample
         clock = Clock()
         found = certified_radius(classifier, x, label, nearness=near, settings=RadiusSettings(timeout_s=120))
-        shared += clock.read()[0]
-        low, spent, count = independent(classifier, sample, 0.5)
-        separate, queries = separate + spent, queries + count
-        assert low <= found.upper and found.lower <= found.upper
-    return f"{len(samples)} | {shared:.1f} | {separate:.1f} | {queries} | {separate / shared:.1f}x"
+        return found, clock.read()[0]
+
+    search(samples[0]), separate(classifier, samples[0])  # what is loaded at first use counts for neither
+    one, several, queries, ratios = 0.0, 0.0, 0, list[float]()
+    others, left_open = 0.0, 0
+    for sample in samples:
+        found, spent = search(sample)
+        bisected = separate(classifier, sample)
+        assert bisected.lower <= found.upper and found.lower <= bisected.upper
+        left_open += found.gap_rel > 0.05
+        if bisected.cut_off or found.gap_rel > 0.05:
+            others += spent
+            continue
+        one, several, queries = one + spent, several + bisected.seconds, queries + bisected.queries
+        ratios.append(bisected.seconds / spent)
+    typical = float(np.median(ratios)) if ratios else math.nan
+    return (
+        f"{len(samples)} | {len(ratios)} | {one:.2f} | {several:.2f} | {queries} | {several / max(one, 1e-9):.1f} | "
+        f"{typical:.1f} | {len(samples) - len(ratios)} | {left_open} | {others:.2f}"
+    )
 
 
 def smoothing(samples: int) -> str:
@@ -285,10 +365,13 @@ def main() -> None:
             ]
     if args.part in ("reuse", "all"):
         lines = []
-        for name, classifier, samples in sampled(cases, args.instances, min(args.samples, 5)):
+        for name, classifier, samples in sampled(cases, args.instances, args.samples):
             lines.append(f"{name} | {reuse(classifier, samples)}")
             print(lines[-1], flush=True)
-        head = "network | samples | one search s | separate queries s | queries | ratio"
+        head = (
+            "network | samples | both reach the gap | one search s | separate queries s | queries | separate / one | "
+            "median of it | others | of them left open by the search | search of the others s"
+        )
         text += ["## Work reused between radii", "", table(head, lines)]
     if args.part in ("smoothing", "all"):
         line = smoothing(100_000)

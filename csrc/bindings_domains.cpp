@@ -3,6 +3,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <optional>
+
 #include "verifier/domains.h"
 #include "verifier/network.h"
 
@@ -104,13 +106,17 @@ void bind(py::module_& module, const char* name) {
     using Domains = verifier::Domains<T>;
     using Network = verifier::Network<T>;
     py::class_<Domains>(module, name, "Subdomains of one box; see native_domains.py.")
-        .def(py::init([](Network& network, const Array<double>& lower, const Array<double>& upper, int threads, double seconds) {
-                 if (lower.size() != network.inputs() || upper.size() != network.inputs())
-                     throw py::value_error("lower, upper: expected one number per input");
+        .def(py::init([](Network& network, const Array<double>& lower, const Array<double>& upper, int threads, double seconds,
+                         const std::optional<Array<double>>& center, double radius) {
+                 if (lower.size() != network.inputs() || upper.size() != network.inputs() ||
+                     (center && center->size() != network.inputs()))
+                     throw py::value_error("lower, upper, center: expected one number per input");
+                 const double* middle = center ? center->data() : nullptr;
                  py::gil_scoped_release free;
-                 return std::make_unique<Domains>(network, lower.data(), upper.data(), threads, seconds);
+                 return std::make_unique<Domains>(network, lower.data(), upper.data(), threads, seconds, middle, radius);
              }),
-             py::arg("network"), py::arg("lower"), py::arg("upper"), py::arg("threads"), py::arg("seconds"), py::keep_alive<1, 2>())
+             py::arg("network"), py::arg("lower"), py::arg("upper"), py::arg("threads"), py::arg("seconds"),
+             py::arg("center") = py::none(), py::arg("radius") = 0.0, py::keep_alive<1, 2>())
         .def("optimise_root", &Domains::optimise_root, py::call_guard<py::gil_scoped_release>(), py::arg("seconds"),
              py::arg("most_iterations"), py::arg("first"))
         .def("enter",

@@ -1,6 +1,7 @@
 #include "compact_network.h"
 
 #include <algorithm>
+#include <stdexcept>
 #include <unordered_map>
 
 namespace verifier {
@@ -57,11 +58,26 @@ template <typename T>
 void CompactNetwork<T>::enter(const double* lower, const double* upper) {
     low_.clear();
     high_.clear();
+    ball_ = {};
     for (int64_t i = 0; i < plan_.stages[0].size; ++i) {
         low_.push_back(static_cast<T>(lower[i]));
         high_.push_back(static_cast<T>(upper[i]));
     }
     clear();
+}
+
+template <typename T>
+void CompactNetwork<T>::cut(const double* lower, const double* upper, const double* center, double radius) {
+    for (auto* list : {&center_, &below_, &above_}) list->clear();
+    for (int64_t i = 0; i < plan_.stages[0].size; ++i) {
+        const double c = center[i];
+        if (!(c >= lower[i] && c <= upper[i] && static_cast<double>(static_cast<T>(c)) == c && radius >= 0 && radius <= Precision<T>::kHuge))
+            throw std::invalid_argument("ball: expected a radius >= 0 and a center inside the box, in the network's numbers");
+        center_.push_back(static_cast<T>(c));
+        below_.push_back(round_up<T>((c - lower[i]) * (1 + 1e-15)));
+        above_.push_back(round_up<T>((upper[i] - c) * (1 + 1e-15)));
+    }
+    ball_ = {center_.data(), below_.data(), above_.data(), radius};
 }
 
 template <typename T>
@@ -195,7 +211,8 @@ void CompactNetwork<T>::relax(int index, const StageState<T>& state) {
 
 template <typename T>
 CompactNet<T> CompactNetwork<T>::net() const {
-    return {&plan_, stages_.data(), kept_count(), free_.data(), least_.data(), start_.data(), low_.data(), high_.data()};
+    return {&plan_, stages_.data(), kept_count(), free_.data(), least_.data(), start_.data(), low_.data(), high_.data(),
+            is_cut() ? &ball_ : nullptr};
 }
 
 template class CompactNetwork<float>;

@@ -18,6 +18,10 @@ class CompactNetwork {
     // Starts with another box.
     void enter(const double* lower, const double* upper);
 
+    // Cuts the box by a ball around a point of it, until another box is entered.
+    void cut(const double* lower, const double* upper, const double* center, double radius);
+    bool is_cut() const { return ball_.center != nullptr; }
+
     // Forgets all stages but the input.
     void clear();
 
@@ -58,6 +62,8 @@ class CompactNetwork {
     std::vector<CompactStage<T>> stages_;
     std::list<Owned> owned_;
     std::vector<T> low_, high_, free_, least_, start_;
+    std::vector<T> center_, below_, above_;
+    Ball<T> ball_{};
     std::vector<int32_t> open_stage_, open_feature_, open_kept_;
 };
 

@@ -35,7 +35,7 @@ struct Domains<T>::Memory {
     struct Thread {
         std::vector<AlignedArray<T>> values;
         std::vector<T*> stages;
-        AlignedArray<T> kept[5], losses;
+        AlignedArray<T> kept[5], losses, pull;
         AlignedArray<double> doubles[4];
         std::vector<int32_t> numbers, waiting;
         std::vector<SplitEntry<T>> splits;
@@ -59,6 +59,7 @@ struct Domains<T>::Memory {
         for (int s = 0; s < plan.count; ++s) mine.values.emplace_back(rows * plan.stages[s].size);
         for (auto& array : mine.values) mine.stages.push_back(array.get());
         mine.losses = AlignedArray<T>(rows);
+        mine.pull = AlignedArray<T>(rows);
         for (auto& array : mine.doubles) array = AlignedArray<double>(rows);
         mine.numbers.resize(3 * rows);
         mine.waiting.resize(plan.count);
@@ -67,6 +68,7 @@ struct Domains<T>::Memory {
         block.values = mine.stages.data();
         block.waiting = mine.waiting.data();
         block.losses = mine.losses.get();
+        block.pull = mine.pull.get();
         double** const numbers[] = {&block.offsets, &block.bound, &block.best_bound, &block.limit};
         for (int k = 0; k < 4; ++k) *numbers[k] = mine.doubles[k].get();
         mine.cutoff.resize(rows);

@@ -50,7 +50,8 @@ std::vector<std::vector<int32_t>> sources_of(const CompactNet<T>& net, int index
 }  // namespace
 
 template <typename T>
-Domains<T>::Domains(Network<T>& network, const double* lower, const double* upper, int threads, double seconds)
+Domains<T>::Domains(Network<T>& network, const double* lower, const double* upper, int threads, double seconds,
+                    const double* center, double radius)
     : network_(network), plan_(network.plan_), threads_(std::max(1, threads)),
       lower_(lower, lower + network.inputs()), upper_(upper, upper + network.inputs()),
       memory_(std::make_unique<Memory>(plan_, lower, upper)) {
@@ -58,6 +59,7 @@ Domains<T>::Domains(Network<T>& network, const double* lower, const double* uppe
     for (int s = 0; s < plan_.count; ++s) widest = std::max(widest, plan_.stages[s].size);
     block_rows_ = widest > kWideStage ? kFewestRows : kMostRows;
     for (int thread = 0; thread < threads_; ++thread) memory_->add_thread(plan_, block_rows_);
+    if (center) memory_->compact.cut(lower, upper, center, radius);
     measure_root(seconds);
 }
 
@@ -141,8 +143,10 @@ void Domains<T>::run_root(int64_t iterations, int first, double seconds) {
             state.lower[i] = std::max(state.lower[i], mine.previous_lower[s][i]);
             state.upper[i] = std::min(state.upper[i], mine.previous_upper[s][i]);
         }
-        if (stage.refine && !again) bound_stage(s, 0, clock);
-        if (stage.refine && iterations > 0 && s >= first) bound_stage(s, iterations, clock);
+        // The forward pass knows the box alone, so with a ball no stage is exact.
+        const bool refine = stage.refine || (mine.compact.is_cut() && stage.activation != Activation::kIdentity);
+        if (refine && !again) bound_stage(s, 0, clock);
+        if (refine && iterations > 0 && s >= first) bound_stage(s, iterations, clock);
         isa.relax_root(plan_, work, s);
         mine.compact.add_stage(state);
     }

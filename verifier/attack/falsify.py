@@ -118,7 +118,8 @@ class Falsifier:
             corner = (kind % 3 == 1) & (kind > 0)
             t[corner] = np.round(t[corner])
             for part in _growing(len(box)):
-                found = self.try_points(box[part], _place(t[part], g.lower[box[part]], g.upper[box[part]]))
+                points = self._drawn_in(_place(t[part], g.lower[box[part]], g.upper[box[part]]))
+                found = self.try_points(box[part], points)
                 if found is not None or run.stopped():
                     return found
         return None
@@ -143,7 +144,7 @@ class Falsifier:
             boxes = self._promising(boxes, restarts)
         box = np.repeat(boxes, max(1, restarts // len(boxes)))
         low, high = g.lower[box], g.upper[box]
-        points = _place(self.rng.random(low.shape), low, high)
+        points = self._drawn_in(_place(self.rng.random(low.shape), low, high))
         rows, _ = self.margins(box, points)
         found, nearest, least = self._descend(run, box, points, self._targets(rows), steps)
         if found is not None or run.stopped() or not polish:
@@ -197,9 +198,19 @@ class Falsifier:
                 gradient[dead] = self.rng.standard_normal((int(dead.sum()), points.shape[1]))
             momentum = 0.75 * momentum + gradient
             length = 0.5 * (1 - step / steps) ** 1.5 + 0.002
-            points = np.clip(points - length * half * np.sign(momentum), low, high)
+            points = self._drawn_in(np.clip(points - length * half * np.sign(momentum), low, high))
             rows, size = self.margins(box, points)
         return self.replay(box, points, rows, size), nearest, least
+
+    def _drawn_in(self, points: np.ndarray) -> np.ndarray:
+        """Points [P, N_in] moved towards the center of the set's l1 or l2 ball, a little inside for later rounding."""
+        ball = None if self.group.inputs is None else self.group.inputs.ball
+        if ball is None or ball.p not in (1, 2):
+            return points
+        step = points - ball.center
+        size = np.linalg.norm(step if ball.scale is None else step / ball.scale, ord=ball.p, axis=1)
+        inside = (1 - 1e-6) * ball.radius / np.maximum(size, 1e-300)
+        return ball.center + np.where(size > ball.radius, inside, 1.0)[:, None] * step
 
     def _promising(self, boxes: np.ndarray, count: int) -> np.ndarray:
         """The boxes whose centres are closest to unsafe."""

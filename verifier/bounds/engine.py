@@ -23,6 +23,7 @@ import numpy as np
 
 from verifier.graph.ir import Graph
 from verifier.outcome import Soundness
+from verifier.spec.problem import InputSet
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,9 @@ class BoxEngine(Protocol):
         Args:
             refine: off skips the backward passes of intermediate neurons: faster and looser.
         """
+
+    def splits_on(self, inputs: InputSet) -> bool:
+        """Whether its DomainEngine knows this set, where it is more than a box."""
 
     def evaluate(self, points: np.ndarray) -> np.ndarray:
         """Outputs [B, N_out] at points [B, N_in], in the network's arithmetic up to round-off."""

@@ -25,6 +25,7 @@ from verifier.bounds.sum_limits import limit_sums
 from verifier.kernels.native import native
 from verifier.run import Run
 from verifier.spec.groups import Group
+from verifier.spec.problem import InputSet
 
 #: Share of the remaining time that the neurons' bounds with default slopes may take.
 ROOT_SHARE = 0.25
@@ -94,6 +95,7 @@ class NativeDomains:
 
     Args:
         deadline: time.monotonic() value that no step should run far beyond.
+        inputs: see NativeEngine.domains.
     """
 
     def __init__(
@@ -103,14 +105,15 @@ class NativeDomains:
         upper: np.ndarray,
         clauses: PaddedClauses,
         deadline: float = np.inf,
+        inputs: InputSet | None = None,
     ):
         module = native()
         self.clauses = clauses
         self._deadline = deadline
         self._long_sums = engine.long_sums
-        self._make = lambda threads: engine.domains(lower, upper, 0.0, threads)
+        self._make = lambda threads: engine.domains(lower, upper, 0.0, threads, inputs=inputs)
         self.threads = engine.threads
-        self.core = engine.domains(lower, upper, ROOT_SHARE * self._remaining())
+        self.core = engine.domains(lower, upper, ROOT_SHARE * self._remaining(), inputs=inputs)
         self.capacity = module.split_candidates
         self._refinement = Refinement()
         self._count_open()
@@ -388,7 +391,7 @@ def root_domains(engine: NativeEngine, group: Group, index: int, run: Run) -> tu
     """Bounds of box `index` with default slopes, then better ones; the clauses they leave open."""
     clauses = PaddedClauses.of(group, index)
     with run.stage("intermediate bounds"):
-        domains = NativeDomains(engine, group.lower[index], group.upper[index], clauses, run.deadline)
+        domains = NativeDomains(engine, group.lower[index], group.upper[index], clauses, run.deadline, group.inputs)
     every = np.arange(len(clauses.limits))
 
     def open_clauses(note: str) -> np.ndarray:

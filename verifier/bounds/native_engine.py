@@ -25,6 +25,7 @@ from verifier.graph.ir import Graph
 from verifier.kernels.native import native
 from verifier.kernels.stages import Stager, covers
 from verifier.outcome import Soundness
+from verifier.spec.problem import Ball, InputSet
 
 #: Weights of a network with sparse maps from which boxes go one by one through what can matter on each.
 LARGE = 5e5
@@ -76,7 +77,7 @@ class NativeEngine:
             self._network.add_stage(stage.as_dict())
         self._network.finish(-1 if forms is None else int(forms))
         self._is_large = self._network.sparse and self._network.weights > LARGE
-        self._deadline = deadline
+        self.deadline = deadline
         self._domains: Any = None
 
     @property
@@ -110,7 +111,7 @@ class NativeEngine:
         """One box after the other, whose neurons share the threads and pass only through their cones."""
         found = []
         for low, high in zip(lower, upper, strict=True):
-            seconds = BOX_SHARE * float(np.clip(self._deadline - time.monotonic(), 0.0, 1e6))
+            seconds = BOX_SHARE * float(np.clip(self.deadline - time.monotonic(), 0.0, 1e6))
             if self._domains is None:
                 self._domains = self.domains(low, high, seconds)
             else:
@@ -120,10 +121,39 @@ class NativeEngine:
             return BoxBounds.none(rows.shape[0], lower.shape[1])
         return BoxBounds(*(np.stack(column) for column in zip(*found, strict=True)))
 
-    def domains(self, lower: np.ndarray, upper: np.ndarray, seconds: float, threads: int | None = None) -> Any:
-        """The compiled module's subdomains of one box, for native_domains; neurons are bounded within `seconds`."""
+    def splits_on(self, inputs: InputSet) -> bool:
+        """Whether `domains` knows this set: a box, or with it an l2 ball in one unit around a point of its numbers."""
+        if inputs.is_box:
+            return True
+        ball = inputs.ball
+        if inputs.row_coeffs is not None or ball is None or ball.p != 2:
+            return False
+        center = ball.center
+        inside = np.all((inputs.lower <= center) & (center <= inputs.upper))
+        held = np.array_equal(center, center.astype(self.graph.dtype))
+        return bool(inside and held and _unit(inputs, ball) is not None)
+
+    def domains(
+        self,
+        lower: np.ndarray,
+        upper: np.ndarray,
+        seconds: float,
+        threads: int | None = None,
+        *,
+        inputs: InputSet | None = None,
+    ) -> Any:
+        """The compiled module's subdomains of one box, for native_domains; neurons are bounded within `seconds`.
+
+        Args:
+            inputs: the set that the box contains, where it is more than the box (`splits_on`).
+        """
         kind = native().DomainsDouble if self.graph.dtype == "float64" else native().DomainsFloat
-        return kind(self._network, lower, upper, threads=threads or self.threads, seconds=seconds)
+        cut: dict[str, Any] = {}
+        if inputs is not None and inputs.ball is not None:
+            unit = _unit(inputs, inputs.ball)
+            assert unit is not None, "only sets that `splits_on` takes"
+            cut = {"center": inputs.ball.center, "radius": np.nextafter(inputs.ball.radius * unit, np.inf)}
+        return kind(self._network, lower, upper, threads=threads or self.threads, seconds=seconds, **cut)
 
     def evaluate(self, points: np.ndarray) -> np.ndarray:
         """Outputs [B, N_out] at points [B, N_in], computed in the graph's dtype."""
@@ -132,3 +162,11 @@ class NativeEngine:
     def gradient(self, points: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Gradient [B, N_in] of weights[b] @ y(x) at points[b]; weights [B, N_out]."""
         return self._network.gradient(points, weights, threads=self.threads)
+
+
+def _unit(inputs: InputSet, ball: Ball) -> float | None:
+    """The one unit that changes of all features that can move are measured in; None where there are several."""
+    if ball.scale is None:
+        return 1.0
+    units = np.unique(ball.scale[inputs.lower < inputs.upper])
+    return 1.0 if len(units) == 0 else float(units[0]) if len(units) == 1 else None

@@ -26,6 +26,7 @@ from verifier.graph.ir import Graph
 from verifier.kernels.native import kernels_for
 from verifier.ops.elementwise import ELEMENTWISE
 from verifier.outcome import Soundness
+from verifier.spec.problem import InputSet
 
 
 def _without_final_softmax(graph: Graph) -> Graph:
@@ -203,6 +204,10 @@ class TorchEngine:
     def boxes(self, lower: np.ndarray, upper: np.ndarray) -> tuple[Tensor, Tensor]:
         """Box ends in the engine's dtype, rounded outward, [B, N_in]."""
         return cast_down(lower, self.dtype, self.device), cast_up(upper, self.dtype, self.device)
+
+    def splits_on(self, inputs: InputSet) -> bool:
+        """See BoxEngine."""
+        return True
 
     def evaluate(self, points: np.ndarray) -> np.ndarray:
         """Outputs [B, N_out] at points [B, N_in]."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 from verifier.certify.closest import Closest, attack, attack_within
 from verifier.certify.leaves import Ball, Leaves, Slopes, tighten
+from verifier.certify.linearised import linearised
 from verifier.certify.minimisers import minimisers
 from verifier.certify.one_query import decidable, decided
 from verifier.certify.threat import Nearness
@@ -21,8 +23,14 @@ from verifier.run import Run
 STAGE_SHARE = 0.45
 #: Share of the time for the attacks that come first.
 ATTACK_SHARE = 0.3
-#: Seconds left at most that count for the share of one query, where there is no limit.
-QUERY_S = 300.0
+#: Most rounds of the quickest attack, and the share of a proposal's distance that its line must save for another one.
+PROJECTIONS, NOT_LINEAR = 6, 0.9
+#: Share of the remaining time, and seconds, for a query of the goal after the quickest attack alone: a proof that takes
+#: longer is worth a better attack first, since one much closer to the true radius costs far more.
+TRIAL_SHARE, TRIAL_S = 0.05, 0.2
+#: Later queries get this many times the seconds of the one before, up to a stage's share and this many: a search with
+#: little time turns to tighter bounds sooner, which often decides in a fraction of what more splits would take.
+PATIENCE, QUERY_S = 4.0, 135.0
 #: Most radii tried with plain bounds, and the ratio of the ends at which they stop.
 PLAIN_BALLS, PLAIN_RATIO = 6, 1.1
 #: Most radii tried where the program's numbers overflow.
@@ -68,19 +76,23 @@ class Bracket:
 
     def solve(self) -> StopReason:
         """Work until the ends meet, nothing more can be proved, or the run stops."""
-        engine, run = self.classifier.engine, self.run
-        engine.deadline = run.deadline
+        run = self.run
         if self.nearness.largest(self.center) == 0:
             self.lower, self.proved_by = math.inf, "bounds"
             return StopReason.WHOLE_RANGE
-        brief = run.limited(ATTACK_SHARE * run.remaining())
-        self.attack_seconds = attack(
-            self.closest, self.limits.attack_effort, self.limits.seed, brief.stopped, brief=self._decidable
-        )
+        if self._decidable:
+            self._project(np.repeat(self.center[None], len(self.rows), 0), self.margins.coeffs)
+            while not self._done() and self._one_query(self.goal, min(TRIAL_SHARE * run.remaining(), TRIAL_S)):
+                pass
+        if not self._done():
+            brief = run.limited(ATTACK_SHARE * run.remaining())
+            self.attack_seconds += attack(
+                self.closest, self.limits.attack_effort, self.limits.seed, brief.stopped, brief=self._decidable
+            )
         with torch.no_grad():
             self._plain_bounds()
-            while not self._done() and not run.stopped() and self._one_query():
-                pass
+            if self._decidable:
+                self._queries()
             while not self._done() and not run.stopped() and self.limits.effort != "bounds":
                 if not self._one_tree():
                     break
@@ -163,13 +175,25 @@ class Bracket:
             coeffs = form.coeffs[0].double().cpu().numpy()
             self.closest.propose(minimisers(coeffs, ball.inputs), "bounds")
 
-    def _one_query(self) -> bool:
-        """Decide the goal at once, where that is quick; False where it was left open."""
-        radius = self.goal
+    def _project(self, starts: np.ndarray, aims: np.ndarray) -> None:
+        """The quickest attack (`linearised`), again from its best point while the line there is wrong much closer."""
+        assert self.classifier.native is not None, "only balls that the native engine decides"
+        began = time.monotonic()
+        for _ in range(PROJECTIONS):
+            points = linearised(self.classifier.native, self.nearness, self.center, starts, aims)
+            found = self.closest.propose(points, "linearised")
+            best = self.closest.best
+            if not found or best is None or best.distance > NOT_LINEAR * self.nearness.distance(self.center, points)[0]:
+                break
+            starts, aims = best.x[None], self.margins.coeffs[self.margins.rivals == best.rival]
+        self.attack_seconds += time.monotonic() - began
+
+    def _one_query(self, radius: float, seconds: float) -> bool:
+        """Decide a ball within some seconds; False where it was left open."""
         if not (self._decidable and 0 < radius < math.inf):
             return False
         inputs = self.nearness.input_set(self.center, radius)
-        brief = self.run.limited(STAGE_SHARE * min(self.run.remaining(), QUERY_S))
+        brief = self.run.limited(seconds)
         verdict = decided(
             self.classifier, inputs, self.margins, brief, lambda point: self.closest.propose(point[None], "search")
         )
@@ -177,7 +201,22 @@ class Bracket:
         self.subdomains += brief.visited
         if verdict is Verdict.UNSAT:
             self._prove(radius, "search")
+        best = self.closest.best
+        if verdict is Verdict.SAT and best is not None:
+            self._project(best.x[None], self.margins.coeffs[self.margins.rivals == best.rival])
         return verdict in (Verdict.SAT, Verdict.UNSAT)
+
+    def _queries(self) -> None:
+        """Decide the goal, with more time each try; then smaller balls, until they are too close to what is proved."""
+        left_open, seconds = math.inf, TRIAL_S
+        while not self._done() and not self.run.stopped() and self.balls < MOST_BALLS:
+            radius = self.goal if self.goal < left_open else self._smaller(left_open)
+            if radius is None:
+                return
+            most = min(STAGE_SHARE * self.run.remaining(), QUERY_S)
+            seconds = min(PATIENCE * seconds, most)
+            if not self._one_query(radius, seconds) and seconds == most:
+                left_open = radius
 
     def _one_tree(self) -> bool:
         """Branch and bound from the goal downwards; False when nothing more can be gained."""
@@ -245,9 +284,13 @@ class Bracket:
         self._prove(leaves.certified(), "search")
         self._tree_failed = True
         self._fail(leaves.ball)
-        smaller = self._between(self.lower, leaves.radius)
-        close = leaves.radius < (1 + 0.1 * self.limits.gap_rel) * self.lower
-        return None if close or not self.lower < smaller < leaves.radius else smaller
+        return self._smaller(leaves.radius)
+
+    def _smaller(self, radius: float) -> float | None:
+        """The radius to go on with where one was too hard; None where the ends are too close."""
+        smaller = self._between(self.lower, radius)
+        close = radius < (1 + 0.1 * self.limits.gap_rel) * self.lower
+        return None if close or not self.lower < smaller < radius else smaller
 
     def _shrink(self, leaves: Leaves, radius: float) -> None:
         known = leaves.ball.found.box

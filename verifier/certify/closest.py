@@ -128,7 +128,7 @@ class Closest:
 
     def _wrong(self, points: np.ndarray) -> np.ndarray:
         """bool [P]: some margin is not positive in the engine's arithmetic."""
-        margins = self.classifier.engine.evaluate(points) @ self.rows.coeffs.T
+        margins = self.classifier.evaluate(points) @ self.rows.coeffs.T
         return ~np.nan_to_num(margins, nan=np.inf).min(axis=1).__gt__(0)
 
     def _snap(self, points: np.ndarray) -> np.ndarray:

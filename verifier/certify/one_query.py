@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import torch
 
-from verifier.bounds.native_engine import supports
 from verifier.certify.victim import Classifier, Rows
-from verifier.outcome import Soundness, Verdict
+from verifier.outcome import Verdict
 from verifier.run import Run
 from verifier.search.strategy import decide
 from verifier.settings import Settings
@@ -18,19 +16,22 @@ from verifier.spec.query import query_of
 
 
 def decidable(classifier: Classifier, inputs: InputSet) -> bool:
-    """Whether the native engine covers the network and the set is a box, as in l-infinity."""
-    return inputs.is_box and classifier.engine.device.type == "cpu" and supports(classifier.graph)
+    """Whether the native engine covers the network and the set, as in l-infinity and l2."""
+    return classifier.native is not None and classifier.native.splits_on(inputs)
 
 
 def decided(
     classifier: Classifier, inputs: InputSet, rows: Rows, run: Run, confirm: Callable[[np.ndarray], bool]
 ) -> Verdict:
-    """UNSAT where every input of a box keeps the class, SAT where `confirm` took a point [N_in] of it.
+    """UNSAT where every input of the set keeps the class, SAT where `confirm` took a point [N_in] of it.
 
     Requires: `decidable`.
     """
     problem = Problem((Case(inputs, rows.clauses()),), classifier.graph.output_size)
-    exact = classifier.soundness is Soundness.REAL_ARITHMETIC
-    settings = Settings(threads=torch.get_num_threads(), soundness="real" if exact else "float32", engine="native")
     query = query_of(classifier.graph, problem)
-    return decide(query, settings, run, lambda _, point: True if confirm(point) else None).verdict
+    # Asked again and again, so the engine that holds the weights is the same each time.
+    with classifier.until(run.deadline):
+        found = decide(
+            query, Settings(), run, lambda _, point: True if confirm(point) else None, engine=classifier.native
+        )
+    return found.verdict

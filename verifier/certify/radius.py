@@ -2,10 +2,12 @@
 
 Requires: a classifier that some bound engine covers; any lp norm, scales, masks, valid ranges.
 Returns: an interval that holds the smallest distance at which the class changes.
-Method: minimum-norm attacks give the upper end R. One enclosure of the ball just inside R yields
-linear forms whose own radius is a closed expression (the lower end's first value, improved along a few
-smaller balls); then slopes are optimised and neurons split on that ball until it is proved. Where time
-is short the ball shrinks and the open subdomains alone are bounded again.
+Method: minimum-norm attacks give the upper end R; the ball just inside R is the one to prove. Where the
+compiled engine covers the network and the ball is a box, one query decides it, first after the quickest
+attack alone; its counterexample lowers R. Elsewhere, one enclosure of the ball yields linear forms whose
+own radius is a closed expression (the lower end's first value, improved along a few smaller balls); then
+slopes are optimised and neurons split on that ball until it is proved. Where time is short the ball
+shrinks and the open subdomains alone are bounded again.
 Property: sound, and complete up to the gap for piecewise-linear networks, given time.
 Source: bisection on CROWN forms, Zhang et al. 2018, arXiv:1811.00866; splits, Wang et al. 2021,
 arXiv:2103.06624; minimum-norm attacks, Pintor et al. 2021, arXiv:2102.12827.
@@ -151,7 +153,8 @@ def certified_radius(
     limits = Limits(settings.gap_rel, settings.effort, settings.attack_effort, settings.seed, settings.radii)
     bracket = Bracket(classifier, nearness, rows, center, run, limits)
     began = time.monotonic()
-    reason = bracket.solve()
+    with classifier.until(run.deadline):
+        reason = bracket.solve()
     spent = time.monotonic() - began
     return CertifiedRadius(
         lower=bracket.lower,

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 
+from verifier.bounds.native_engine import NativeEngine, supports
 from verifier.bounds.torch_engine import TorchEngine
 from verifier.errors import ShapeError, SpecError
 from verifier.graph.ir import Graph
@@ -60,6 +64,30 @@ class Classifier:
         self._replay = Replay(network if not is_graph and ".onnx" in str(self.source) else self.graph)
         self.single = self.graph.output_size == 1
         self.classes = 2 if self.single else self.graph.output_size
+
+    @cached_property
+    def native(self) -> NativeEngine | None:
+        """The compiled engine with torch's threads; None on another device or where it does not cover the network."""
+        if self.engine.device.type != "cpu" or not supports(self.graph):
+            return None
+        return NativeEngine(self.graph, threads=torch.get_num_threads(), soundness=self.soundness)
+
+    @contextmanager
+    def until(self, deadline: float) -> Iterator[None]:
+        """Within a `with` block the engines hurry towards a time.monotonic() value; they forget it afterwards."""
+        engines = [engine for engine in (self.engine, self.native) if engine is not None]
+        before = [engine.deadline for engine in engines]
+        for engine in engines:
+            engine.deadline = deadline
+        try:
+            yield
+        finally:
+            for engine, old in zip(engines, before, strict=True):
+                engine.deadline = old
+
+    def evaluate(self, points: np.ndarray) -> np.ndarray:
+        """Outputs [P, N_out] at points [P, N_in] in an engine's arithmetic, for candidates not replayed yet."""
+        return (self.native or self.engine).evaluate(points)
 
     def deployed(self, x: np.ndarray) -> np.ndarray:
         """x in the program's number type, flat float64 [N_in] or [P, N_in]."""

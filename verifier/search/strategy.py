@@ -42,8 +42,20 @@ class Conclusion:
     detail: str = ""
 
 
-def decide(query: Query, settings: Settings, run: Run, confirm: Confirm, *, attack_only: bool = False) -> Conclusion:
-    """Answer a query within the run's deadline."""
+def decide(
+    query: Query,
+    settings: Settings,
+    run: Run,
+    confirm: Confirm,
+    *,
+    attack_only: bool = False,
+    engine: BoxEngine | None = None,
+) -> Conclusion:
+    """Answer a query within the run's deadline.
+
+    Args:
+        engine: one made before for the query's graph, whose soundness and threads then count; None: made here.
+    """
     problem = query.problem
     for case in trivially_unsafe(problem):
         inputs = problem.cases[case].inputs
@@ -54,7 +66,7 @@ def decide(query: Query, settings: Settings, run: Run, confirm: Confirm, *, atta
     if not groups:
         return Conclusion(Verdict.UNSAT, StopReason.EMPTY_INPUT)
     soundness = Soundness.REAL_ARITHMETIC if problem.exact_real else settings.soundness_level
-    engine = make_engine(query, groups, settings, soundness, run)
+    engine = engine or make_engine(query, groups, settings, soundness, run)
     rng = np.random.default_rng(settings.seed)
     falsifiers = [Falsifier(engine, group, confirm, rng) for group in groups]
     for k, falsifier in enumerate(falsifiers):
@@ -193,7 +205,7 @@ def _split_neurons(
 ) -> Conclusion:
     from verifier.search.activation_split import split_activations
 
-    if engine.name == "native" and group.inputs is not None:  # only torch knows sets that are more than a box
+    if group.inputs is not None and not engine.splits_on(group.inputs):
         from verifier.bounds.torch_engine import TorchEngine
 
         with run.stage("start torch"):

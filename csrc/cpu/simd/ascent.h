@@ -29,13 +29,6 @@ struct AdamRate {
     }
 };
 
-template <typename T>
-VERIFIER_INLINE Vec<T> root_of(Vec<T> v) {
-    Vec<T> root;
-    for (int lane = 0; lane < Lanes<T>::kCount; ++lane) root[lane] = std::sqrt(v[lane]);
-    return root;
-}
-
 // z of one plane of a stage becomes h under the lines chosen on the way down, and the slopes take a step; without
 // one, z of the kept neurons is left in `mean`.
 template <typename T, bool kStep>
@@ -80,16 +73,23 @@ static void step_plane(Block<T>& at, int index, int64_t v, const AdamRate<T>& ra
     }
 }
 
-// The corner of the box where each active row's form is smallest, in place of its coefficients.
+// The point of the domain where each active row's form is smallest, in place of its coefficients.
 template <typename T>
 static void place_minimisers(Block<T>& at, int64_t planes) {
     constexpr int64_t lanes = Lanes<T>::kCount;
     const RouteStage& route = at.route[0];
+    const Ball<T>* ball = at.net.ball;
     const Vec<T> zero{}, half = spread<T>(static_cast<T>(0.5));
     for (int64_t v = 0; v < planes; ++v)
         for (int64_t j = 0; j < route.straight_count; ++j) {
             const int64_t i = route.straight[j];
             T* x = at.work.values[0] + (v * at.net.stages[0].size + i) * lanes;
+            if (ball) {
+                const Vec<T> a = load(x), c = spread<T>(ball->center[i]);
+                const Vec<T> d = step_length(magnitude<T>(a), way<T>(*ball, i, a), load(at.work.pull + v * lanes));
+                store(x, a > zero ? c - d : (a < zero ? c + d : c));
+                continue;
+            }
             const Vec<T> a = load(x), low = spread<T>(at.net.low[i]), high = spread<T>(at.net.high[i]);
             store(x, a > zero ? low : (a < zero ? high : half * (low + high)));
         }

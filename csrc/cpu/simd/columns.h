@@ -1,6 +1,7 @@
 // A block of rows on its way down a compact network, each row with slopes and splits of its own.
 #pragma once
 
+#include "ball.h"
 #include "bundles.h"
 #include "relax.h"
 #include "verifier/domains.h"
@@ -259,7 +260,37 @@ static double settled(const Block<T>& at, int64_t r) {
     return offset - loss - wide * (std::fabs(offset) + loss);
 }
 
-// Minimum over the box of the first n rows' forms, into `bound`.
+// Adds the minimum of one plane's forms over the box and the ball to its offsets.
+template <typename T, bool kRigorous>
+static void concretise_in_ball(Block<T>& at, const Ball<T>& ball, const T* most, int64_t v) {
+    constexpr int64_t lanes = Lanes<T>::kCount;
+    BlockScratch<T>& work = at.work;
+    const RouteStage& route = at.route[0];
+    const T* plane = work.values[0] + v * at.net.plan->stages[0].size * lanes;
+    const Vec<T> pull = pull_of(ball, plane, route.straight, route.straight_count);
+    store(work.pull + v * lanes, pull);
+    // Neither the center nor twice the way to a face is more than 3 times the largest magnitude on the box.
+    const Vec<T> gamma = spread<T>(
+        as_charge<T>(3 * gamma_n(2.0 * kChunk + 10 + at.net.plan->wide_terms, Precision<T>::kUnit)));
+    Vec<T> loss = load(work.losses + v * lanes);
+    Wide<T> squares{};
+    sum_chunks<T>(route.straight, route.straight_count, work.offsets + v * lanes,
+                  [&](int32_t i, Vec<T>& sum) __attribute__((always_inline)) {
+        const Vec<T> a = load(plane + i * lanes), size = magnitude<T>(a), h = way<T>(ball, i, a), reach = pull * h;
+        const Vec<T> part = size < reach ? size : reach;  // of the coefficient, left to the ball
+        sum += a * spread<T>(ball.center[i]) - (size - part) * h;
+        const Wide<T> wide = __builtin_convertvector(part, Wide<T>);
+        squares += wide * wide;
+        if (kRigorous) loss += size * spread<T>(most[i]) * gamma;
+    });
+    if (kRigorous) store(work.losses + v * lanes, loss);
+    // Squares that underflow in double are smaller than 1e-300 each.
+    const double up = 1 + 2 * gamma_n(route.straight_count + 8.0, Precision<double>::kUnit);
+    for (int64_t lane = 0; lane < lanes; ++lane)
+        work.offsets[v * lanes + lane] -= ball.radius * (std::sqrt(squares[lane]) * up + 1e-140);
+}
+
+// Minimum over the domain of the first n rows' forms, into `bound`.
 template <typename T, bool kRigorous>
 static void concretise_block(Block<T>& at, int64_t n) {
     constexpr int64_t lanes = Lanes<T>::kCount;
@@ -272,6 +303,10 @@ static void concretise_block(Block<T>& at, int64_t n) {
     const T* most = state.half + layout.magnitude * input.stride;
     const Vec<T> gamma = spread<T>(as_charge<T>(gamma_n(2.0 * kChunk + 6 + at.net.plan->wide_terms, Precision<T>::kUnit)));
     for (int64_t v = 0; v < blocks_of(n, lanes) && work.waiting[0]; ++v) {
+        if (at.net.ball) {
+            concretise_in_ball<T, kRigorous>(at, *at.net.ball, most, v);
+            continue;
+        }
         const T* plane = work.values[0] + v * input.size * lanes;
         Vec<T> loss = load(work.losses + v * lanes);
         sum_chunks<T>(at.route[0].straight, at.route[0].straight_count, work.offsets + v * lanes,

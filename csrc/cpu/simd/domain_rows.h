@@ -132,8 +132,14 @@ static void store_row(Block<T>& at, const DomainRoot<T>& root, const RowJob& job
             job.multiplier_out[number * job.splits + d] = used ? static_cast<float>(at.splits(r)[at_split++].multiplier) : 0.0f;
         }
     }
+    const Ball<T>* ball = at.net.ball;
     for (int64_t i = 0; job.minimiser && i < n; ++i) {
         const T a = work.waiting[0] && at.route[0].reached[i] ? work.values[0][at.at(0, i, r)] : T(0);
+        if (ball) {
+            const T d = a == 0 ? T(0) : step_length(std::fabs(a), a > 0 ? ball->below[i] : ball->above[i], work.pull[r]);
+            job.minimiser[number * n + i] = static_cast<double>(ball->center[i]) - (a > 0 ? d : -d);
+            continue;
+        }
         job.minimiser[number * n + i] = a > 0 ? root.lower[i] : (a < 0 ? root.upper[i] : 0.5 * root.lower[i] + 0.5 * root.upper[i]);
     }
 }

@@ -65,6 +65,13 @@ VERIFIER_INLINE double lane_sum(const double* lanes) {
     return sum;
 }
 
+template <typename T>
+VERIFIER_INLINE Vec<T> root_of(Vec<T> v) {
+    Vec<T> root;
+    for (int lane = 0; lane < Lanes<T>::kCount; ++lane) root[lane] = std::sqrt(v[lane]);
+    return root;
+}
+
 VERIFIER_INLINE int64_t blocks_of(int64_t n, int64_t width) { return (n + width - 1) / width; }
 
 }  // namespace verifier::VERIFIER_ISA

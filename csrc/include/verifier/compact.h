@@ -45,6 +45,14 @@ struct CompactStage {
     bool linear;              // no activation
 };
 
+// A Euclidean ball that cuts the box, around a point of it.
+template <typename T>
+struct Ball {
+    const T* center;            // [inputs], exact
+    const T *below, *above;     // [inputs] how far the box goes from the center, rounded up
+    double radius;
+};
+
 template <typename T>
 struct CompactNet {
     const Plan<T>* plan;
@@ -54,6 +62,7 @@ struct CompactNet {
     const T* least;           // [kept_count] the smallest slope that may be chosen
     const T *start;           // [kept_count] the default lower slope
     const T *low, *high;      // [inputs] the box, nearest values: for gradients only
+    const Ball<T>* ball;      // null where the box is the whole domain
 };
 
 // The part of a map's backward bundles that a block of rows passes through.

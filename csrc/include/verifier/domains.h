@@ -44,6 +44,7 @@ struct BlockScratch {
     int* waiting;  // [count] whether rows reach the stage
     double* offsets;   // [block]
     T* losses;         // [block]
+    T* pull;           // [block] of the ball, see simd/ball.h
     double *bound, *best_bound, *limit;  // [block]
     int32_t *row, *codes;                // [block] each row's number in the job; neurons of the root
     SplitEntry<T>* splits;               // [block, most_splits]
@@ -127,8 +128,10 @@ class Network;
 template <typename T>
 class Domains {
   public:
-    // Bounds the box with default slopes; after `seconds` the neurons left keep their intervals.
-    Domains(Network<T>& network, const double* lower, const double* upper, int threads, double seconds);
+    // Bounds the box with default slopes; after `seconds` the neurons left keep their intervals. With a `center`, a
+    // point of the box in T, the domain is what lies within `radius` of it in the Euclidean norm as well.
+    Domains(Network<T>& network, const double* lower, const double* upper, int threads, double seconds,
+            const double* center = nullptr, double radius = 0);
     ~Domains();
 
     // Another box in place of the one given before; all that was found there is forgotten.
