@@ -15,6 +15,8 @@ from torch import Tensor
 from verifier.errors import DeviceError, NetworkError, ShapeError, SpecError
 
 OUTPUTS = ("logits", "probabilities", "labels")
+#: prepared inputs [R, *S] -> (the answer, weights of it [R, K] -> derivatives of the weighted sums [R, N])
+Record = Callable[[Tensor], tuple[Tensor, Callable[[Tensor], Tensor]]]
 
 
 class Access(IntEnum):
@@ -68,6 +70,9 @@ class Model:
         rows_at_once: rows per evaluation; halved when memory runs out.
         evaluations_per_row: how many times the victim runs for one row (above 1 for an
             expectation over transformations); queries are counted in these.
+        record: a shorter way to derivatives than autograd, for victims that have one.
+        vectorised: autograd can take derivatives of several scores in one pass.
+        judge: the victim itself where `forward` is a faster stand-in that rounds otherwise; None where it is not.
     """
 
     def __init__(
@@ -88,6 +93,9 @@ class Model:
         self.rows_at_once = 4096
         self.evaluations_per_row = 1
         self.source = "model"
+        self.record: Record | None = None
+        self.vectorised = True
+        self.judge: Callable[[Tensor], Tensor] | None = None
 
     @classmethod
     def from_torch(
@@ -107,10 +115,14 @@ class Model:
         Raises:
             NetworkError, UnsupportedOperator: the file cannot be read.
         """
+        from verifier.attack.compiled_victim import compiled
         from verifier.attack.onnx_victim import graph_module
 
         module = graph_module(path)
-        model = cls(module, preprocess=preprocess, module=module)
+        forward = compiled(module)
+        model = cls(forward or module, preprocess=preprocess, module=module)
+        if forward is not None:
+            model.record, model.vectorised, model.judge = forward.record, False, module
         model.source = str(path)
         return model
 
@@ -163,13 +175,18 @@ class Model:
         """
         if self.access < Access.SCORES:
             raise SpecError("this victim answers with labels only; use a hard-label attack")
-        out = self._raw(x)
+        return self.as_scores(self._answer(self.forward, x), len(x))
+
+    def judged(self, x: Tensor) -> Tensor:
+        """`scores` of the victim itself, for what must not hang on the order of a sum: verdicts."""
+        return self.scores(x) if self.judge is None else self.as_scores(self._answer(self.judge, x), len(x))
+
+    def as_scores(self, out: Tensor, rows: int) -> Tensor:
+        """`scores` from what the victim answered for `rows` inputs."""
         if out.ndim == 1:
             out = out[:, None]
-        if out.ndim != 2 or out.shape[0] != x.shape[0]:
-            raise ShapeError(
-                f"model output: expected [{x.shape[0]}, K] (R, K), got {list(out.shape)}, from {self.source}"
-            )
+        if out.ndim != 2 or out.shape[0] != rows:
+            raise ShapeError(f"model output: expected [{rows}, K] (R, K), got {list(out.shape)}, from {self.source}")
         if not out.is_floating_point():
             out = out.to(self.dtype)
         if out.shape[1] == 1:
@@ -183,14 +200,18 @@ class Model:
         """Predicted classes int64 [R]; -1 where the scores hold NaN, which is nobody's class."""
         if self.access >= Access.SCORES:
             return predicted(self.scores(x))
-        out = self._raw(x).reshape(x.shape[0], -1)
+        out = self._answer(self.forward, x).reshape(x.shape[0], -1)
         if out.shape[1] != 1:
             raise ShapeError(f"model labels: expected [{x.shape[0]}] (R), got {list(out.shape)}, from {self.source}")
         return out[:, 0].to(torch.int64)
 
-    def _raw(self, x: Tensor) -> Tensor:
+    def prepared(self, x: Tensor) -> Tensor:
+        """What the victim itself is given for inputs x [R, *S]."""
         x = x.to(device=self.device, dtype=self.dtype)
-        out = self.forward(self.preprocess(x) if self.preprocess else x)
+        return self.preprocess(x) if self.preprocess else x
+
+    def _answer(self, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        out = forward(self.prepared(x))
         if isinstance(out, (tuple, list)):
             out = out[0]
         return out.to(self.device)

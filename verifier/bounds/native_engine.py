@@ -45,6 +45,8 @@ class NativeEngine:
         soundness: IEEE_FLOAT, or REAL_ARITHMETIC to leave out the network's own rounding.
         forms: carry linear forms forwards; None decides by cost.
         deadline: time.monotonic() value that no bound should run far beyond; later ones are looser.
+    Attributes:
+        is_large: sparse maps with many weights: boxes go one by one, and torch evaluates faster.
     Raises:
         UnsupportedOperator: the graph is outside the subset, see `supports`.
         DeviceError: the compiled module is missing.
@@ -75,7 +77,7 @@ class NativeEngine:
         for stage in stages:
             self._network.add_stage(stage.as_dict())
         self._network.finish(-1 if forms is None else int(forms))
-        self._is_large = self._network.sparse and self._network.weights > LARGE
+        self.is_large = self._network.sparse and self._network.weights > LARGE
         self._deadline = deadline
         self._domains: Any = None
 
@@ -100,7 +102,7 @@ class NativeEngine:
         Raises:
             ValueError: shapes do not fit.
         """
-        if refine and need_forms and self._is_large:
+        if refine and need_forms and self.is_large:
             return self._bound_large(lower, upper, rows)
         return BoxBounds(
             *self._network.bound_boxes(lower, upper, rows, forms=need_forms, refine=refine, threads=self.threads)
@@ -132,3 +134,11 @@ class NativeEngine:
     def gradient(self, points: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Gradient [B, N_in] of weights[b] @ y(x) at points[b]; weights [B, N_out]."""
         return self._network.gradient(points, weights, threads=self.threads)
+
+    def record(self, points: np.ndarray) -> tuple[np.ndarray, Any]:
+        """Outputs as `evaluate`, and a trace for `pull_back`: a value and its gradient for one forward pass."""
+        return self._network.record(points, threads=self.threads)
+
+    def pull_back(self, trace: Any, weights: np.ndarray) -> np.ndarray:
+        """`gradient` at the points of a trace, [B, N_in] for weights [B, N_out]; a trace serves any number of times."""
+        return self._network.pull_back(trace, weights, threads=self.threads)

@@ -13,7 +13,8 @@ from verifier.attack.blackbox.square_patterns import Grid, sparse_proposal, spar
 from verifier.attack.gradient.pgd import require_budget
 from verifier.attack.losses import Loss, named
 from verifier.attack.model import Access
-from verifier.attack.task import Rows, Task
+from verifier.attack.rows import Rows
+from verifier.attack.task import Task
 
 
 @dataclass(frozen=True)

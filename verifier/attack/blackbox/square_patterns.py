@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from verifier.attack.projections import along, norm
-from verifier.attack.task import Rows, Task
+from verifier.attack.rows import Rows
+from verifier.attack.task import Task
 from verifier.errors import ShapeError
 
 

@@ -16,7 +16,8 @@ from verifier.attack.gradient.tanh_space import TanhSpace
 from verifier.attack.losses import margin
 from verifier.attack.optimisers import Adam
 from verifier.attack.projections import along, norm
-from verifier.attack.task import Rows, Task
+from verifier.attack.rows import Rows
+from verifier.attack.task import Task
 
 
 @dataclass(frozen=True)

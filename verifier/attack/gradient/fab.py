@@ -14,7 +14,8 @@ from verifier.attack.gradient.apgd import rivals
 from verifier.attack.gradient.deepfool import nearest_boundary
 from verifier.attack.losses import difference
 from verifier.attack.projections import along, norm, onto_hyperplane
-from verifier.attack.task import Rows, Task
+from verifier.attack.rows import Rows
+from verifier.attack.task import Task
 
 
 @dataclass(frozen=True)
