@@ -134,11 +134,13 @@ template <typename T>
 py::array_t<double> pull_back(verifier::Network<T>& network, const verifier::Trace<T>& trace, const Doubles& weights,
                               int threads) {
     if (!network.fits(trace)) throw py::value_error("trace: its sizes are not those of this network");
-    expect("weights", weights, trace.count, network.outputs());
-    py::array_t<double> out({trace.count, network.inputs()});
+    expect("weights", weights, -1, network.outputs());
+    const int64_t each = trace.count > 0 ? weights.shape(0) / trace.count : 0;
+    if (weights.shape(0) != each * trace.count) throw py::value_error("weights: expected as many rows for every point");
+    py::array_t<double> out({each * trace.count, network.inputs()});
     double* data = out.mutable_data();
     py::gil_scoped_release free;
-    network.pull_back(trace, weights.data(), threads, data);
+    network.pull_back(trace, weights.data(), each, threads, data);
     return out;
 }
 

@@ -321,7 +321,7 @@ template <typename T>
 void Network<T>::gradient(const double* points, const double* weights, int64_t count, int threads, double* out) {
     over_points(count, threads, [&](Workspace<T>& work, int64_t first, int64_t size) {
         isa_.evaluate(plan_, work, points + first * inputs(), size, work.point_rows, nullptr);
-        isa_.pull_back(plan_, work, weights + first * outputs(), size, work.point_rows, out + first * inputs());
+        isa_.pull_back(plan_, work, weights + first * outputs(), 0, size, 1, work.point_rows, out + first * inputs());
     });
 }
 
@@ -344,10 +344,10 @@ bool Network<T>::fits(const Trace<T>& trace) const {
 }
 
 template <typename T>
-void Network<T>::pull_back(const Trace<T>& trace, const double* weights, int threads, double* out) {
-    over_points(trace.count, threads, [&](Workspace<T>& work, int64_t first, int64_t size) {
-        isa_.pull_back(plan_, work, weights + first * outputs(), size, rows_from(trace, first).data(),
-                       out + first * inputs());
+void Network<T>::pull_back(const Trace<T>& trace, const double* weights, int64_t each, int threads, double* out) {
+    const std::vector<T*> kept = rows_from(trace, 0);
+    over_points(trace.count * each, threads, [&](Workspace<T>& work, int64_t first, int64_t size) {
+        isa_.pull_back(plan_, work, weights + first * outputs(), first, size, each, kept.data(), out + first * inputs());
     });
 }
 

@@ -197,6 +197,8 @@ def test_one_trace_serves_the_value_and_every_gradient(case: str) -> None:
     assert np.array_equal(y, engine.evaluate(points))
     for weights in (rng.normal(size=y.shape), y):
         assert np.array_equal(engine.pull_back(trace, weights), engine.gradient(points, weights))
+    weights = rng.normal(size=(3 * len(y), y.shape[1]))
+    assert np.array_equal(engine.pull_back(trace, weights), engine.gradient(points.repeat(3, axis=0), weights))
 
 
 def test_odd_boxes_claim_nothing_and_never_give_nan() -> None:
@@ -310,6 +312,8 @@ def test_wrong_shapes_and_settings_are_named() -> None:
         engine.bound_boxes(np.zeros((2, 3)), np.zeros((2, 3)), np.eye(3))
     with pytest.raises(ValueError, match="weights: expected"):
         engine.gradient(np.zeros((2, 3)), np.zeros((1, 2)))
+    with pytest.raises(ValueError, match="weights: expected as many"):
+        engine.pull_back(engine.record(np.zeros((2, 3)))[1], np.zeros((3, 2)))
     with pytest.raises(ValueError, match="trace: its sizes"):
         NativeEngine(chain(rng, [3, 40, 2])).pull_back(engine.record(np.zeros((2, 3)))[1], np.zeros((2, 2)))
     with pytest.raises(SpecError, match="soundness"):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from verifier.attack.model import Model
+from verifier.attack.model import Model, Record
 
 #: Numbers in a Jacobian up to which one batched backward pass is faster than one a class (measured: 2.6 times
 #: on small dense networks, 1.5 on small convolutional ones, slower than one a class beyond a million numbers).
@@ -24,40 +24,42 @@ def of_loss(model: Model, work: Tensor, to_inputs: Map, loss: Map) -> tuple[Tens
     """
     with torch.enable_grad():
         work = work.detach().requires_grad_(True)
-        if model.record is None:
+        if model.record is None or len(work) > model.rows_recorded:
             scores = model.scores(to_inputs(work))
             value = loss(scores)
             return scores.detach(), value.detach(), _derivative(value, work)
-        raw, scores, pull_back = _recorded(model, work, to_inputs)
+        raw, scores, pull_back = _recorded(model, model.record, work, to_inputs)
         value = loss(scores)
-        return scores.detach(), value.detach(), pull_back(_derivative(value, raw))
+        return scores.detach(), value.detach(), pull_back(_derivative(value, raw)[:, None])[:, 0]
 
 
 def of_scores(model: Model, work: Tensor, to_inputs: Map, choose: Map) -> tuple[Tensor, Tensor, Tensor]:
     """Scores [R, K], the classes chosen from them [R, C], and the derivatives of their scores [R, C, *W]."""
     with torch.enable_grad():
         work = work.detach().requires_grad_(True)
-        if model.record is None:
+        if model.record is None or len(work) > model.rows_recorded:
             scores = model.scores(to_inputs(work))
             classes = choose(scores.detach())
             return scores.detach(), classes, _jacobian(scores.gather(1, classes), work, model.vectorised)
-        raw, scores, pull_back = _recorded(model, work, to_inputs)
+        raw, scores, pull_back = _recorded(model, model.record, work, to_inputs)
         classes = choose(scores.detach())
         weights = _jacobian(scores.gather(1, classes), raw, together=True)
-        parts = [pull_back(weights[:, c]) for c in range(classes.shape[1])]
-        return scores.detach(), classes, torch.stack(parts, dim=1)
+        return scores.detach(), classes, pull_back(weights)
 
 
-def _recorded(model: Model, work: Tensor, to_inputs: Map) -> tuple[Tensor, Tensor, Map]:
-    """The victim's answer [R, C] as a leaf, its scores [R, K], and derivatives in the answer -> derivatives in work."""
-    assert model.record is not None
+def _recorded(model: Model, record: Record, work: Tensor, to_inputs: Map) -> tuple[Tensor, Tensor, Map]:
+    """The victim's answer [R, C] as a leaf, its scores [R, K], and derivatives in the answer [R, S, C] -> in work
+    [R, S, *W]."""
     inputs = model.prepared(to_inputs(work))
-    raw, pull_back = model.record(inputs.detach())
+    raw, pull_back = record(inputs.detach())
     raw.requires_grad_(True)
 
     def to_work(weights: Tensor) -> Tensor:
-        grad = _finite(pull_back(weights)).reshape(inputs.shape)
-        return grad if inputs is work else _derivative((inputs * grad).flatten(1).sum(1), work, retain=True)
+        grad = _finite(pull_back(weights.flatten(0, 1))).reshape(*weights.shape[:2], *inputs.shape[1:])
+        if inputs is work:
+            return grad
+        inner = [(inputs * g).flatten(1).sum(1) for g in grad.unbind(1)]
+        return torch.stack([_derivative(value, work, retain=True) for value in inner], dim=1)
 
     return raw, model.as_scores(raw, len(work)), to_work
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from verifier.errors import DeviceError, NetworkError, ShapeError, SpecError
 
 OUTPUTS = ("logits", "probabilities", "labels")
-#: prepared inputs [R, *S] -> (the answer, weights of it [R, K] -> derivatives of the weighted sums [R, N])
+#: prepared inputs [R, ...] -> (the answer [R, C], a map from its weights [R * S, C], S in turn for each row, to the
+#: derivatives of the weighted sums [R * S, N])
 Record = Callable[[Tensor], tuple[Tensor, Callable[[Tensor], Tensor]]]
 
 
@@ -70,7 +71,7 @@ class Model:
         rows_at_once: rows per evaluation; halved when memory runs out.
         evaluations_per_row: how many times the victim runs for one row (above 1 for an
             expectation over transformations); queries are counted in these.
-        record: a shorter way to derivatives than autograd, for victims that have one.
+        record: a shorter way to derivatives than autograd for victims that have one, at up to `rows_recorded` rows.
         vectorised: autograd can take derivatives of several scores in one pass.
         judge: the victim itself where `forward` is a faster stand-in that rounds otherwise; None where it is not.
     """
@@ -94,6 +95,7 @@ class Model:
         self.evaluations_per_row = 1
         self.source = "model"
         self.record: Record | None = None
+        self.rows_recorded = 0.0
         self.vectorised = True
         self.judge: Callable[[Tensor], Tensor] | None = None
 
@@ -122,7 +124,8 @@ class Model:
         forward = compiled(module)
         model = cls(forward or module, preprocess=preprocess, module=module)
         if forward is not None:
-            model.record, model.vectorised, model.judge = forward.record, False, module
+            model.record, model.rows_recorded = forward.record, forward.rows_recorded
+            model.vectorised, model.judge = False, module
         model.source = str(path)
         return model
 
@@ -232,7 +235,8 @@ class Model:
 
 def predicted(scores: Tensor) -> Tensor:
     """Argmax of scores [R, K] as int64 [R], -1 where a row holds NaN."""
-    return torch.where(scores.isnan().any(dim=1), -1, scores.argmax(dim=1))
+    highest, label = scores.max(dim=1)  # NaN where there is one
+    return torch.where(highest.isnan(), -1, label)
 
 
 def wrap(victim: Any, *, preprocess: Callable[[Tensor], Tensor] | None = None, output: str = "logits") -> Model:

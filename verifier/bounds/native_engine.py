@@ -45,8 +45,6 @@ class NativeEngine:
         soundness: IEEE_FLOAT, or REAL_ARITHMETIC to leave out the network's own rounding.
         forms: carry linear forms forwards; None decides by cost.
         deadline: time.monotonic() value that no bound should run far beyond; later ones are looser.
-    Attributes:
-        is_large: sparse maps with many weights: boxes go one by one, and torch evaluates faster.
     Raises:
         UnsupportedOperator: the graph is outside the subset, see `supports`.
         DeviceError: the compiled module is missing.
@@ -77,7 +75,7 @@ class NativeEngine:
         for stage in stages:
             self._network.add_stage(stage.as_dict())
         self._network.finish(-1 if forms is None else int(forms))
-        self.is_large = self._network.sparse and self._network.weights > LARGE
+        self._is_large = self._network.sparse and self._network.weights > LARGE
         self._deadline = deadline
         self._domains: Any = None
 
@@ -102,7 +100,7 @@ class NativeEngine:
         Raises:
             ValueError: shapes do not fit.
         """
-        if refine and need_forms and self.is_large:
+        if refine and need_forms and self._is_large:
             return self._bound_large(lower, upper, rows)
         return BoxBounds(
             *self._network.bound_boxes(lower, upper, rows, forms=need_forms, refine=refine, threads=self.threads)
@@ -140,5 +138,5 @@ class NativeEngine:
         return self._network.record(points, threads=self.threads)
 
     def pull_back(self, trace: Any, weights: np.ndarray) -> np.ndarray:
-        """`gradient` at the points of a trace, [B, N_in] for weights [B, N_out]; a trace serves any number of times."""
+        """Gradients [B * S, N_in] at the B points of a trace, for S rows of weights in turn at each: [B * S, N_out]."""
         return self._network.pull_back(trace, weights, threads=self.threads)

@@ -55,10 +55,11 @@ static void evaluate(const Plan<T>& plan, Workspace<T>& work, const double* poin
         for (int64_t i = 0; i < stage.size; ++i) out[r * stage.size + i] = rows[r * stage.stride + i];
 }
 
-// Gradient of weights[r] . y(x) at the points whose evaluation left `kept`.
+// Gradients of weights[r] . y(x) for rows first .. first + count - 1 of weights, `each` of them in turn at one point of
+// the evaluation that left `kept`.
 template <typename T>
-static void pull_back(const Plan<T>& plan, Workspace<T>& work, const double* weights, int64_t count, T* const* kept,
-                      double* out) {
+static void pull_back(const Plan<T>& plan, Workspace<T>& work, const double* weights, int64_t first, int64_t count,
+                      int64_t each, T* const* kept, double* out) {
     const int top = plan.count - 1;
     const Stage<T>& input = plan.stages[0];
     for (int s = 0; s <= top; ++s)
@@ -69,9 +70,10 @@ static void pull_back(const Plan<T>& plan, Workspace<T>& work, const double* wei
     for (int s = top; s >= 1; --s) {
         const Stage<T>& stage = plan.stages[s];
         T* grad = work.point_grads[s];
-        const T* h = kept[s];
-        for (int64_t k = 0; stage.activation != Activation::kIdentity && k < count * stage.stride; ++k)
-            grad[k] *= slope_at(stage, h[k]);
+        for (int64_t r = 0; stage.activation != Activation::kIdentity && r < count; ++r) {
+            const T* h = kept[s] + (first + r) / each * stage.stride;
+            for (int64_t i = 0; i < stage.stride; ++i) grad[r * stage.stride + i] *= slope_at(stage, h[i]);
+        }
         for (int t = 0; t < stage.term_count; ++t) {
             const Term<T>& term = stage.terms[t];
             const int64_t stride = plan.stages[term.source].stride;

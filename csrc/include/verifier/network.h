@@ -90,10 +90,10 @@ class Network {
     void evaluate(const double* points, int64_t count, int threads, double* out);
     void gradient(const double* points, const double* weights, int64_t count, int threads, double* out);
 
-    // `evaluate` in two parts: outputs and a trace, then gradients of weights [count, N_out] for as many weights as asked.
+    // `gradient` in two parts: outputs and a trace, then gradients of weights [count * each, N_out], `each` rows a point.
     Trace<T> record(const double* points, int64_t count, int threads, double* out);
     bool fits(const Trace<T>& trace) const;  // whether a trace has the sizes of this network's stages
-    void pull_back(const Trace<T>& trace, const double* weights, int threads, double* out);
+    void pull_back(const Trace<T>& trace, const double* weights, int64_t each, int threads, double* out);
 
   private:
     template <typename>
