@@ -10,7 +10,7 @@ from conftest import INF
 from torch import Tensor
 
 from verifier.attack.compiled_victim import compiled
-from verifier.attack.losses import dlr, margin
+from verifier.attack.losses import Loss, cross_entropy, dlr, margin, slopes_of
 from verifier.attack.model import Model, Preprocessing
 from verifier.attack.onnx_victim import graph_module
 from verifier.attack.registry import build
@@ -68,6 +68,21 @@ def test_attacks_find_what_they_find_on_the_module(attack: str) -> None:
     assert torch.equal(results[0].success, results[1].success)
     judged = reference.labels(results[0].adversarial) != LABELS
     assert torch.equal(judged, results[0].success)
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, margin])
+@pytest.mark.parametrize("targeted", [False, True])
+def test_slopes_at_hand_are_autograds(loss: Loss, targeted: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(40, 7, generator=generator, dtype=torch.float64, requires_grad=True)
+    label = torch.randint(7, (40,), generator=generator)
+    target = (label + 2) % 7 if targeted else None
+    slopes = slopes_of(loss)
+    assert slopes is not None
+    value, found = slopes(scores.detach(), label, target)
+    expected = loss(scores, label, target)
+    (grad,) = torch.autograd.grad(expected.sum(), scores)
+    assert torch.allclose(value, expected, atol=1e-12) and torch.allclose(found, grad, atol=1e-12)
 
 
 def test_a_trace_outlives_later_evaluations() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from verifier.attack.losses import Loss, slopes_of
 from verifier.attack.model import Model, Record
 
 #: Numbers in a Jacobian up to which one batched backward pass is faster than one a class (measured: 2.6 times
@@ -16,21 +17,28 @@ TOGETHER = 300_000
 Map = Callable[[Tensor], Tensor]
 
 
-def of_loss(model: Model, work: Tensor, to_inputs: Map, loss: Map) -> tuple[Tensor, Tensor, Tensor]:
+def of_loss(
+    model: Model, work: Tensor, to_inputs: Map, loss: Loss, label: Tensor, target: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Scores [R, K], loss values [R], and the derivative of each value in its row of work [R, *W].
 
     Args:
-        to_inputs: differentiable, work -> inputs; loss: scores -> values.
+        to_inputs: differentiable, work -> inputs.
     """
     with torch.enable_grad():
         work = work.detach().requires_grad_(True)
         if model.record is None or len(work) > model.rows_recorded:
             scores = model.scores(to_inputs(work))
-            value = loss(scores)
+            value = loss(scores, label, target)
             return scores.detach(), value.detach(), _derivative(value, work)
         raw, scores, pull_back = _recorded(model, model.record, work, to_inputs)
-        value = loss(scores)
-        return scores.detach(), value.detach(), pull_back(_derivative(value, raw)[:, None])[:, 0]
+        slopes = slopes_of(loss)
+        if scores is raw and slopes is not None:
+            value, weights = slopes(raw.detach(), label, target)
+        else:
+            value = loss(scores, label, target)
+            weights = _derivative(value, raw)
+        return scores.detach(), value.detach(), pull_back(_finite(weights)[:, None])[:, 0]
 
 
 def of_scores(model: Model, work: Tensor, to_inputs: Map, choose: Map) -> tuple[Tensor, Tensor, Tensor]:

@@ -165,8 +165,7 @@ class Rows:
         model, label, to_inputs = self.task.model, self.label, decode or self.task.space.decode
 
         def evaluate(w: Tensor, i: Tensor, part: slice) -> tuple[Tensor, Tensor, Tensor]:
-            aim = None if goal is None else goal[part]
-            return of_loss(model, w, lambda v: to_inputs(v, i), lambda scores: loss(scores, label[part], aim))
+            return of_loss(model, w, lambda v: to_inputs(v, i), loss, label[part], None if goal is None else goal[part])
 
         self._count(gradients=1)
         scores, value, grad = self._chunked(evaluate, work)

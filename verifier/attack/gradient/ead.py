@@ -13,7 +13,7 @@ from verifier.attack.base import Attack
 from verifier.attack.boundary import walk_back
 from verifier.attack.gradient.constant_search import ConstantSearch
 from verifier.attack.gradient.nearest import Nearest
-from verifier.attack.losses import margin
+from verifier.attack.losses import confident, margin
 from verifier.attack.projections import along, norm
 from verifier.attack.task import Task
 from verifier.errors import SpecError
@@ -74,7 +74,7 @@ class EAD(Attack):
         for i in range(steps):
             rate = self.rate * (1 - i / steps) ** 0.5
             _, value, grad = rows.gradient(point, margin)
-            hit = (value > 0) & (value >= self.kappa)
+            hit = confident(value, self.kappa)
             success = hit & (i >= 0.9 * steps - 1) | success
             nearest.note(point, hit, self._size(point - rows.start))
             pull = along(rate * constant * ~hit, grad) * grad
