@@ -68,7 +68,8 @@ def noted(log: Path | None) -> dict[tuple[str, ...], Attempt]:
     if log is None or not log.exists():
         return {}
     with log.open(newline="", encoding="utf-8") as file:
-        return {tuple(row[:3]): Attempt(*row[:4], float(row[4])) for row in csv.reader(file)}
+        found = [Attempt(a, b, c, verdict, float(seconds)) for a, b, c, verdict, seconds in csv.reader(file)]
+    return {(a.benchmark, a.onnx, a.vnnlib): a for a in found}
 
 
 def note(log: Path | None, done: Attempt) -> None:
