@@ -6,13 +6,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from verifier.errors import DeviceError, NetworkError, ShapeError, SpecError
+
+if TYPE_CHECKING:
+    from verifier.attack.onnx_victim import GraphModule
 
 OUTPUTS = ("logits", "probabilities", "labels")
 #: prepared inputs [R, ...] -> (the answer [R, C], a map from its weights [R * S, C], S in turn for each row, to the
@@ -60,7 +63,7 @@ class Preprocessing:
 class Model:
     """A victim behind one interface: rows of inputs in, scores or labels out.
 
-    Build one with `from_torch`, `from_onnx`, `from_session` or `from_callable` (or let `wrap`
+    Build one with `from_torch`, `from_onnx`, `from_graph`, `from_session` or `from_callable` (or let `wrap`
     choose). Inputs are batches [R, *S] in the user's units; `preprocess` runs inside. A model
     with a single output column z is read as two classes with scores (0, z), or (1 - z, z) for
     probabilities.
@@ -117,16 +120,22 @@ class Model:
         Raises:
             NetworkError, UnsupportedOperator: the file cannot be read.
         """
-        from verifier.attack.compiled_victim import compiled
         from verifier.attack.onnx_victim import graph_module
 
-        module = graph_module(path)
+        model = cls.from_graph(graph_module(path), preprocess=preprocess)
+        model.source = str(path)
+        return model
+
+    @classmethod
+    def from_graph(cls, module: GraphModule, *, preprocess: Callable[[Tensor], Tensor] | None = None) -> Model:
+        """A network file that was read already, evaluated by compiled code where that is the faster."""
+        from verifier.attack.compiled_victim import compiled
+
         forward = compiled(module)
         model = cls(forward or module, preprocess=preprocess, module=module)
         if forward is not None:
             model.record, model.rows_recorded = forward.record, forward.rows_recorded
             model.vectorised, model.judge = False, module
-        model.source = str(path)
         return model
 
     @classmethod
