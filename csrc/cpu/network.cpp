@@ -331,7 +331,8 @@ Trace<T> Network<T>::record(const double* points, int64_t count, int threads, do
     trace.count = count;
     for (const Stage<T>& stage : stages_) trace.rows.emplace_back(count * stage.stride);
     over_points(count, threads, [&](Workspace<T>& work, int64_t first, int64_t size) {
-        isa_.evaluate(plan_, work, points + first * inputs(), size, rows_from(trace, first).data(), out + first * outputs());
+        isa_.evaluate(plan_, work, points + first * inputs(), size, rows_from(trace, first).data(),
+                      out + first * outputs());
     });
     return trace;
 }

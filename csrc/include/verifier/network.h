@@ -90,7 +90,8 @@ class Network {
     void evaluate(const double* points, int64_t count, int threads, double* out);
     void gradient(const double* points, const double* weights, int64_t count, int threads, double* out);
 
-    // `gradient` in two parts: outputs and a trace, then gradients of weights [count * each, N_out], `each` rows a point.
+    // `gradient` in two parts: outputs and a trace, then gradients of weights [count * each, N_out], `each` rows in turn
+    // at one point.
     Trace<T> record(const double* points, int64_t count, int threads, double* out);
     bool fits(const Trace<T>& trace) const;  // whether a trace has the sizes of this network's stages
     void pull_back(const Trace<T>& trace, const double* weights, int64_t each, int threads, double* out);
