@@ -1,10 +1,11 @@
 """Measures counterexample search alone: the share of instances expected `sat` that `verifier attack` finds.
 
-    python benchmarks/falsify.py FOLDER [--timeout S] [--only NAME ...] [--out FILE]
+    python benchmarks/falsify.py FOLDER [--timeout S] [--only NAME ...] [--log FILE] [--out FILE]
 
 FOLDER holds benchmarks (folders with an instances.csv of onnx, vnnlib, timeout_s, expected), or is
 one. Every instance runs in a process of its own with the same defaults. The table goes to stdout
-and, with --out, to a Markdown file. `sat` counts only with a witness replayed in ONNX Runtime.
+and, with --out, to a Markdown file. --log notes every attempt as it ends, and a run that finds the
+file goes on from there. `sat` counts only with a witness replayed in ONNX Runtime.
 
 Exit code: 0 measured, 2 bad input, 130 interrupted.
 """
@@ -62,6 +63,22 @@ def attack(folder: Path, onnx: str, vnnlib: str, timeout_s: float) -> Attempt:
     return Attempt(folder.resolve().name, onnx, vnnlib, verdict, time.perf_counter() - began)
 
 
+def noted(log: Path | None) -> dict[tuple[str, ...], Attempt]:
+    """(benchmark, network, property) -> the attempt that an earlier run left in `log`."""
+    if log is None or not log.exists():
+        return {}
+    with log.open(newline="", encoding="utf-8") as file:
+        found = [Attempt(a, b, c, verdict, float(seconds)) for a, b, c, verdict, seconds in csv.reader(file)]
+    return {(a.benchmark, a.onnx, a.vnnlib): a for a in found}
+
+
+def note(log: Path | None, done: Attempt) -> None:
+    """Append an attempt to `log`."""
+    if log is not None:
+        with log.open("a", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerow([done.benchmark, done.onnx, done.vnnlib, done.verdict, f"{done.seconds:.3f}"])
+
+
 def table(attempts: Sequence[Attempt]) -> list[str]:
     """Markdown lines: a row for each benchmark, then every instance that was not found."""
     lines = ["| benchmark | expected sat | found | share | median s |", "|---|---|---|---|---|"]
@@ -82,16 +99,21 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--timeout", type=float, default=10.0, metavar="S", help="seconds an instance (default: 10)")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="benchmarks to run")
+    parser.add_argument("--log", type=Path, metavar="FILE", help="note attempts in FILE, and skip those noted there")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the table to FILE as well")
     args = parser.parse_args()
     instances = [i for i in expected_sat(args.folder) if not args.only or i[0].resolve().name in args.only]
     if not instances:
         parser.error("no instance expected sat")
     attempts: list[Attempt] = []
+    earlier = noted(args.log)
     try:
         for i, (folder, onnx, vnnlib) in enumerate(instances, 1):
-            attempts.append(attack(folder, onnx, vnnlib, args.timeout))
-            last = attempts[-1]
+            known = earlier.get((folder.resolve().name, onnx, vnnlib))
+            last = known or attack(folder, onnx, vnnlib, args.timeout)
+            attempts.append(last)
+            if known is None:
+                note(args.log, last)
             print(f"{i}/{len(instances)} {last.benchmark} {vnnlib} {last.verdict} {last.seconds:.1f}", file=sys.stderr)
     except KeyboardInterrupt:
         return 130

@@ -118,8 +118,36 @@ py::array_t<double> gradient(verifier::Network<T>& network, const Doubles& point
 }
 
 template <typename T>
+py::tuple record(verifier::Network<T>& network, const Doubles& points, int threads) {
+    expect("points", points, -1, network.inputs());
+    py::array_t<double> out({static_cast<int64_t>(points.shape(0)), network.outputs()});
+    double* data = out.mutable_data();
+    verifier::Trace<T> trace;
+    {
+        py::gil_scoped_release free;
+        trace = network.record(points.data(), points.shape(0), threads, data);
+    }
+    return py::make_tuple(out, std::move(trace));
+}
+
+template <typename T>
+py::array_t<double> pull_back(verifier::Network<T>& network, const verifier::Trace<T>& trace, const Doubles& weights,
+                              int threads) {
+    if (!network.fits(trace)) throw py::value_error("trace: its sizes are not those of this network");
+    expect("weights", weights, -1, network.outputs());
+    const int64_t each = trace.count > 0 ? weights.shape(0) / trace.count : 0;
+    if (weights.shape(0) != each * trace.count) throw py::value_error("weights: expected as many rows for every point");
+    py::array_t<double> out({each * trace.count, network.inputs()});
+    double* data = out.mutable_data();
+    py::gil_scoped_release free;
+    network.pull_back(trace, weights.data(), each, threads, data);
+    return out;
+}
+
+template <typename T>
 void bind_network(py::module_& module, const char* name) {
     using Network = verifier::Network<T>;
+    py::class_<verifier::Trace<T>>(module, (std::string(name) + "Trace").c_str(), "What Network.record keeps.");
     py::class_<Network>(module, name, "A network in stages z = sum W h + b, h = f(z); see native_engine.py.")
         .def(py::init<int64_t>(), py::arg("inputs"))
         .def("add_stage", [](Network& self, const py::dict& stage) { return self.add_stage(stage_from(stage)); })
@@ -132,7 +160,9 @@ void bind_network(py::module_& module, const char* name) {
         .def("bound_boxes", &bound_boxes<T>, py::arg("lower"), py::arg("upper"), py::arg("rows"), py::kw_only(),
              py::arg("forms"), py::arg("refine"), py::arg("threads"))
         .def("evaluate", &evaluate<T>, py::arg("points"), py::kw_only(), py::arg("threads"))
-        .def("gradient", &gradient<T>, py::arg("points"), py::arg("weights"), py::kw_only(), py::arg("threads"));
+        .def("gradient", &gradient<T>, py::arg("points"), py::arg("weights"), py::kw_only(), py::arg("threads"))
+        .def("record", &record<T>, py::arg("points"), py::kw_only(), py::arg("threads"))
+        .def("pull_back", &pull_back<T>, py::arg("trace"), py::arg("weights"), py::kw_only(), py::arg("threads"));
 }
 
 // Kernels on raw pointers: `job` names pointers (integers, 0 for null), sizes and settings.

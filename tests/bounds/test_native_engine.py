@@ -187,6 +187,20 @@ def test_values_and_gradients(case: str) -> None:
         assert np.isclose(slope[:, i], difference, rtol=1e-3, atol=1e-3).mean() > 0.95  # kinks excepted
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_one_trace_serves_the_value_and_every_gradient(case: str) -> None:
+    rng = np.random.default_rng(3)
+    engine = NativeEngine(CASES[case](rng))
+    points = rng.normal(size=(70, engine.graph.input_size))
+    y, trace = engine.record(points)
+    engine.evaluate(points[::-1])  # a trace is not disturbed by what is asked in between
+    assert np.array_equal(y, engine.evaluate(points))
+    for weights in (rng.normal(size=y.shape), y):
+        assert np.array_equal(engine.pull_back(trace, weights), engine.gradient(points, weights))
+    weights = rng.normal(size=(3 * len(y), y.shape[1]))
+    assert np.array_equal(engine.pull_back(trace, weights), engine.gradient(points.repeat(3, axis=0), weights))
+
+
 def test_odd_boxes_claim_nothing_and_never_give_nan() -> None:
     rng = np.random.default_rng(4)
     engine = NativeEngine(chain(rng, [3, 10, 10, 2]))
@@ -231,6 +245,8 @@ def test_empty_batches_and_rows_and_no_forms() -> None:
     assert none.lower.shape == (0, 2) and none.coeffs.shape == (0, 2, 3) and none.sensitivity.shape == (0, 3)
     assert engine.evaluate(np.zeros((0, 3))).shape == (0, 2)
     assert engine.gradient(np.zeros((0, 3)), np.zeros((0, 2))).shape == (0, 3)
+    y, trace = engine.record(np.zeros((0, 3)))
+    assert y.shape == (0, 2) and engine.pull_back(trace, y).shape == (0, 3)
     lower, upper = boxes(rng, 5, 3)
     assert engine.bound_boxes(lower, upper, np.zeros((0, 2))).lower.shape == (5, 0)
     with_forms = engine.bound_boxes(lower, upper, np.eye(2))
@@ -296,6 +312,10 @@ def test_wrong_shapes_and_settings_are_named() -> None:
         engine.bound_boxes(np.zeros((2, 3)), np.zeros((2, 3)), np.eye(3))
     with pytest.raises(ValueError, match="weights: expected"):
         engine.gradient(np.zeros((2, 3)), np.zeros((1, 2)))
+    with pytest.raises(ValueError, match="weights: expected as many"):
+        engine.pull_back(engine.record(np.zeros((2, 3)))[1], np.zeros((3, 2)))
+    with pytest.raises(ValueError, match="trace: its sizes"):
+        NativeEngine(chain(rng, [3, 40, 2])).pull_back(engine.record(np.zeros((2, 3)))[1], np.zeros((2, 2)))
     with pytest.raises(SpecError, match="soundness"):
         NativeEngine(graph, soundness=Soundness.HEURISTIC)
 

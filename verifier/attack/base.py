@@ -228,7 +228,7 @@ def _ask(model: Model, x: Tensor) -> _Answer:
     predictions, classes = [], 0
     for piece in x.split(max(1, model.rows_at_once)):
         if model.access >= Access.SCORES:
-            scores = model.scores(piece)
+            scores = model.judged(piece)
             classes = scores.shape[1]
             predictions.append(predicted(scores))
         else:

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from verifier.attack.losses import margin
 from verifier.attack.projections import along, norm, onto_hyperplane
-from verifier.attack.task import Rows, Task
+from verifier.attack.rows import Rows
+from verifier.attack.task import Task
 
 #: How far beyond a linearised boundary points are put: boundaries bend, and a walk back makes up for it.
 BEYOND = 1.1

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from verifier.attack.losses import Loss
 from verifier.attack.projections import along, norm
-from verifier.attack.task import Rows
+from verifier.attack.rows import Rows
 
 
 class Estimator(Protocol):

@@ -27,8 +27,13 @@ def cross_entropy(scores: Tensor, label: Tensor, target: Tensor | None) -> Tenso
 
 def rival(scores: Tensor, label: Tensor) -> Tensor:
     """The highest score of a class other than `label`, [R]."""
+    return pick(scores, rival_class(scores, label))
+
+
+def rival_class(scores: Tensor, label: Tensor) -> Tensor:
+    """The class other than `label` with the highest score, [R]."""
     # looked up rather than reduced: the derivative of a gather costs a third of that of a maximum
-    return pick(scores, scores.detach().scatter(1, label[:, None], -torch.inf).argmax(dim=1))
+    return scores.detach().scatter(1, label[:, None], -torch.inf).argmax(dim=1)
 
 
 def margin(scores: Tensor, label: Tensor, target: Tensor | None) -> Tensor:
@@ -39,6 +44,11 @@ def margin(scores: Tensor, label: Tensor, target: Tensor | None) -> Tensor:
     if target is None:
         return rival(scores, label) - pick(scores, label)
     return pick(scores, target) - rival(scores, target)
+
+
+def confident(value: Tensor, kappa: float) -> Tensor:
+    """bool [R]: margins that are a success of confidence `kappa`."""
+    return (value > 0) & (value >= kappa)
 
 
 def capped_margin(kappa: float) -> Loss:
@@ -93,6 +103,28 @@ def specification_rows(clauses: Sequence[tuple[Tensor, Tensor]]) -> Loss:
         return torch.stack(slack).amax(dim=0)
 
     return loss
+
+
+def _cross_entropy_slopes(scores: Tensor, label: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor]:
+    logs = scores.log_softmax(1)
+    at, sign = (label, -1.0) if target is None else (target, 1.0)
+    slopes = logs.exp().scatter_add_(1, at[:, None], -torch.ones_like(logs[:, :1])).mul_(-sign)
+    return sign * pick(logs, at), slopes
+
+
+def _margin_slopes(scores: Tensor, label: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor]:
+    goal, other = (rival_class(scores, label), label) if target is None else (target, rival_class(scores, target))
+    slopes = torch.zeros_like(scores).scatter_(1, goal[:, None], 1.0).scatter_(1, other[:, None], -1.0)
+    return pick(scores, goal) - pick(scores, other), slopes
+
+
+#: Losses whose value [R] and derivative in the scores [R, K] are at hand: no tape for ten numbers a row.
+_SLOPES = ((cross_entropy, _cross_entropy_slopes), (margin, _margin_slopes))
+
+
+def slopes_of(loss: Loss) -> Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]] | None:
+    """The function that gives a loss's value and its derivative in the scores, where there is one."""
+    return next((slopes for known, slopes in _SLOPES if known is loss), None)
 
 
 def pick(scores: Tensor, index: Tensor) -> Tensor:

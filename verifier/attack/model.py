@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,7 +14,13 @@ from torch import Tensor
 
 from verifier.errors import DeviceError, NetworkError, ShapeError, SpecError
 
+if TYPE_CHECKING:
+    from verifier.attack.onnx_victim import GraphModule
+
 OUTPUTS = ("logits", "probabilities", "labels")
+#: prepared inputs [R, ...] -> (the answer [R, C], a map from its weights [R * S, C], S in turn for each row, to the
+#: derivatives of the weighted sums [R * S, N])
+Record = Callable[[Tensor], tuple[Tensor, Callable[[Tensor], Tensor]]]
 
 
 class Access(IntEnum):
@@ -57,7 +63,7 @@ class Preprocessing:
 class Model:
     """A victim behind one interface: rows of inputs in, scores or labels out.
 
-    Build one with `from_torch`, `from_onnx`, `from_session` or `from_callable` (or let `wrap`
+    Build one with `from_torch`, `from_onnx`, `from_graph`, `from_session` or `from_callable` (or let `wrap`
     choose). Inputs are batches [R, *S] in the user's units; `preprocess` runs inside. A model
     with a single output column z is read as two classes with scores (0, z), or (1 - z, z) for
     probabilities.
@@ -68,6 +74,9 @@ class Model:
         rows_at_once: rows per evaluation; halved when memory runs out.
         evaluations_per_row: how many times the victim runs for one row (above 1 for an
             expectation over transformations); queries are counted in these.
+        record: a shorter way to derivatives than autograd for victims that have one, at up to `rows_recorded` rows.
+        vectorised: autograd can take derivatives of several scores in one pass.
+        judge: the victim itself where `forward` is a faster stand-in that rounds otherwise; None where it is not.
     """
 
     def __init__(
@@ -88,6 +97,10 @@ class Model:
         self.rows_at_once = 4096
         self.evaluations_per_row = 1
         self.source = "model"
+        self.record: Record | None = None
+        self.rows_recorded = 0.0
+        self.vectorised = True
+        self.judge: Callable[[Tensor], Tensor] | None = None
 
     @classmethod
     def from_torch(
@@ -109,9 +122,20 @@ class Model:
         """
         from verifier.attack.onnx_victim import graph_module
 
-        module = graph_module(path)
-        model = cls(module, preprocess=preprocess, module=module)
+        model = cls.from_graph(graph_module(path), preprocess=preprocess)
         model.source = str(path)
+        return model
+
+    @classmethod
+    def from_graph(cls, module: GraphModule, *, preprocess: Callable[[Tensor], Tensor] | None = None) -> Model:
+        """A network file that was read already, evaluated by compiled code where that is the faster."""
+        from verifier.attack.compiled_victim import compiled
+
+        forward = compiled(module)
+        model = cls(forward or module, preprocess=preprocess, module=module)
+        if forward is not None:
+            model.record, model.rows_recorded = forward.record, forward.rows_recorded
+            model.vectorised, model.judge = False, module
         return model
 
     @classmethod
@@ -163,13 +187,18 @@ class Model:
         """
         if self.access < Access.SCORES:
             raise SpecError("this victim answers with labels only; use a hard-label attack")
-        out = self._raw(x)
+        return self.as_scores(self._answer(self.forward, x), len(x))
+
+    def judged(self, x: Tensor) -> Tensor:
+        """`scores` of the victim itself, for what must not hang on the order of a sum: verdicts."""
+        return self.scores(x) if self.judge is None else self.as_scores(self._answer(self.judge, x), len(x))
+
+    def as_scores(self, out: Tensor, rows: int) -> Tensor:
+        """`scores` from what the victim answered for `rows` inputs."""
         if out.ndim == 1:
             out = out[:, None]
-        if out.ndim != 2 or out.shape[0] != x.shape[0]:
-            raise ShapeError(
-                f"model output: expected [{x.shape[0]}, K] (R, K), got {list(out.shape)}, from {self.source}"
-            )
+        if out.ndim != 2 or out.shape[0] != rows:
+            raise ShapeError(f"model output: expected [{rows}, K] (R, K), got {list(out.shape)}, from {self.source}")
         if not out.is_floating_point():
             out = out.to(self.dtype)
         if out.shape[1] == 1:
@@ -183,14 +212,18 @@ class Model:
         """Predicted classes int64 [R]; -1 where the scores hold NaN, which is nobody's class."""
         if self.access >= Access.SCORES:
             return predicted(self.scores(x))
-        out = self._raw(x).reshape(x.shape[0], -1)
+        out = self._answer(self.forward, x).reshape(x.shape[0], -1)
         if out.shape[1] != 1:
             raise ShapeError(f"model labels: expected [{x.shape[0]}] (R), got {list(out.shape)}, from {self.source}")
         return out[:, 0].to(torch.int64)
 
-    def _raw(self, x: Tensor) -> Tensor:
+    def prepared(self, x: Tensor) -> Tensor:
+        """What the victim itself is given for inputs x [R, *S]."""
         x = x.to(device=self.device, dtype=self.dtype)
-        out = self.forward(self.preprocess(x) if self.preprocess else x)
+        return self.preprocess(x) if self.preprocess else x
+
+    def _answer(self, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        out = forward(self.prepared(x))
         if isinstance(out, (tuple, list)):
             out = out[0]
         return out.to(self.device)
@@ -211,7 +244,8 @@ class Model:
 
 def predicted(scores: Tensor) -> Tensor:
     """Argmax of scores [R, K] as int64 [R], -1 where a row holds NaN."""
-    return torch.where(scores.isnan().any(dim=1), -1, scores.argmax(dim=1))
+    highest, label = scores.max(dim=1)  # NaN where there is one
+    return torch.where(highest.isnan(), -1, label)
 
 
 def wrap(victim: Any, *, preprocess: Callable[[Tensor], Tensor] | None = None, output: str = "logits") -> Model:

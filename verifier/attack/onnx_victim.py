@@ -42,13 +42,17 @@ class GraphModule(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores [R, K] for inputs [R, ...]; ShapeError where the numbers of features differ."""
+        return self.network.evaluate(self.flat(x), surrogate=True)
+
+    def flat(self, x: Tensor) -> Tensor:
+        """Inputs [R, ...] as rows of features [R, N]; ShapeError where their numbers differ."""
         flat = x.flatten(1)
         if flat.shape[1] != self.network.graph.input_size:
             raise ShapeError(
                 f"network input: expected {self.network.graph.input_size} features, got {list(x.shape[1:])} "
                 f"({flat.shape[1]}), from {self.network.graph.source or 'the graph'}; give data of that size"
             )
-        return self.network.evaluate(flat, surrogate=True)
+        return flat
 
 
 def graph_module(path: str | Path) -> GraphModule:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from verifier.attack.projections import along, keep_largest, norm
-from verifier.attack.task import Rows
+from verifier.attack.rows import Rows
 from verifier.errors import SpecError
 
 

@@ -163,6 +163,14 @@ class NativeEngine:
         """Gradient [B, N_in] of weights[b] @ y(x) at points[b]; weights [B, N_out]."""
         return self._network.gradient(points, weights, threads=self.threads)
 
+    def record(self, points: np.ndarray) -> tuple[np.ndarray, Any]:
+        """Outputs as `evaluate`, and a trace for `pull_back`: a value and its gradient for one forward pass."""
+        return self._network.record(points, threads=self.threads)
+
+    def pull_back(self, trace: Any, weights: np.ndarray) -> np.ndarray:
+        """Gradients [B * S, N_in] at the B points of a trace, for S rows of weights in turn at each: [B * S, N_out]."""
+        return self._network.pull_back(trace, weights, threads=self.threads)
+
 
 def _unit(inputs: InputSet, ball: Ball) -> float | None:
     """The one unit that changes of all features that can move are measured in; None where there are several."""

@@ -39,7 +39,7 @@ def run_sweep(args: argparse.Namespace, norm: float) -> int:
 
     attacks = chosen_attacks(args.attack.split(","), norm)
     module = graph_module(args.files[0])
-    model, graph = Model.from_torch(module), module.network.graph
+    model, graph = Model.from_graph(module), module.network.graph
     if args.threads or graph.parameter_count < SMALL:
         torch.set_num_threads(args.threads or 1)
     data = open_dataset(args.data)

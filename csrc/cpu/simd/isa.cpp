@@ -10,9 +10,9 @@
 namespace verifier::VERIFIER_ISA {
 
 template <typename T>
-static constexpr Isa<T> kIsa{VERIFIER_TEXT(VERIFIER_ISA), packed_size<T>, pack<T>, bound_box<T>, evaluate<T>, gradient<T>,
-                               enter_root<T>, forward_root<T>, relax_root<T>, bound_neurons<T>, bound_forms<T>, row_costs<T>,
-                               bound_domain_rows<T>};
+static constexpr Isa<T> kIsa{VERIFIER_TEXT(VERIFIER_ISA), packed_size<T>, pack<T>, bound_box<T>, evaluate<T>,
+                               pull_back<T>, enter_root<T>, forward_root<T>, relax_root<T>, bound_neurons<T>, bound_forms<T>,
+                               row_costs<T>, bound_domain_rows<T>};
 
 template <typename T>
 static constexpr RowKernels<T> kRows{relax_row<T>,     concretise_row<T>, interval_dense_box<T>, interval_conv_map<T>,

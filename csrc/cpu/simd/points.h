@@ -27,12 +27,13 @@ static T slope_at(const Stage<T>& stage, T h) {
     }
 }
 
-// h of every stage for `count` points, stage s in work.buffers[s]; negative stages keep h = f(z).
+// h of every stage at `count` points, stage s in kept[s] [count, stride]; the last stage also into `out` unless null.
 template <typename T>
-static void forward_points(const Plan<T>& plan, Workspace<T>& work, const double* points, int64_t count) {
+static void evaluate(const Plan<T>& plan, Workspace<T>& work, const double* points, int64_t count, T* const* kept,
+                     double* out) {
     for (int s = 0; s < plan.count; ++s) {
         const Stage<T>& stage = plan.stages[s];
-        T* rows = work.point_rows[s];
+        T* rows = kept[s];
         for (int64_t r = 0; s == 0 && r < count; ++r)
             for (int64_t i = 0; i < stage.size; ++i) rows[r * stage.stride + i] = static_cast<T>(points[r * stage.size + i]);
         if (s == 0) continue;
@@ -40,7 +41,7 @@ static void forward_points(const Plan<T>& plan, Workspace<T>& work, const double
         for (int t = 0; t < stage.term_count; ++t) {
             const Term<T>& term = stage.terms[t];
             const int64_t stride = plan.stages[term.source].stride;
-            apply_forward<T, false>(term, {work.point_rows[term.source], stride, count}, {work.every, term.cols},
+            apply_forward<T, false>(term, {kept[term.source], stride, count}, {work.every, term.cols},
                                     {rows, stage.stride, count}, {work.across, work.across_out}, t > 0);
         }
         for (int64_t r = 0; r < count; ++r) {
@@ -48,22 +49,17 @@ static void forward_points(const Plan<T>& plan, Workspace<T>& work, const double
             for (int64_t i = 0; i < stage.size; ++i) z[i] = activate(stage, z[i] + stage.bias[i]);
         }
     }
-}
-
-template <typename T>
-static void evaluate(const Plan<T>& plan, Workspace<T>& work, const double* points, int64_t count, double* out) {
-    forward_points(plan, work, points, count);
     const Stage<T>& stage = plan.stages[plan.count - 1];
-    const T* rows = work.point_rows[plan.count - 1];
-    for (int64_t r = 0; r < count; ++r)
+    const T* rows = kept[plan.count - 1];
+    for (int64_t r = 0; out != nullptr && r < count; ++r)
         for (int64_t i = 0; i < stage.size; ++i) out[r * stage.size + i] = rows[r * stage.stride + i];
 }
 
-// Gradient of weights[r] . y(x) at points[r]; h of a stage is overwritten by the gradient for z.
+// Gradients of weights[r] . y(x) for rows first .. first + count - 1 of weights, `each` of them in turn at one point of
+// the evaluation that left `kept`.
 template <typename T>
-static void gradient(const Plan<T>& plan, Workspace<T>& work, const double* points, const double* weights,
-                     int64_t count, double* out) {
-    forward_points(plan, work, points, count);
+static void pull_back(const Plan<T>& plan, Workspace<T>& work, const double* weights, int64_t first, int64_t count,
+                      int64_t each, T* const* kept, double* out) {
     const int top = plan.count - 1;
     const Stage<T>& input = plan.stages[0];
     for (int s = 0; s <= top; ++s)
@@ -74,9 +70,10 @@ static void gradient(const Plan<T>& plan, Workspace<T>& work, const double* poin
     for (int s = top; s >= 1; --s) {
         const Stage<T>& stage = plan.stages[s];
         T* grad = work.point_grads[s];
-        const T* h = work.point_rows[s];
-        for (int64_t k = 0; stage.activation != Activation::kIdentity && k < count * stage.stride; ++k)
-            grad[k] *= slope_at(stage, h[k]);
+        for (int64_t r = 0; stage.activation != Activation::kIdentity && r < count; ++r) {
+            const T* h = kept[s] + (first + r) / each * stage.stride;
+            for (int64_t i = 0; i < stage.stride; ++i) grad[r * stage.stride + i] *= slope_at(stage, h[i]);
+        }
         for (int t = 0; t < stage.term_count; ++t) {
             const Term<T>& term = stage.terms[t];
             const int64_t stride = plan.stages[term.source].stride;

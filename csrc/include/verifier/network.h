@@ -53,6 +53,17 @@ struct StageSpec {
     std::vector<MapSpec> maps;
 };
 
+// h of every stage at a batch of points, kept so that gradients there need no second forward pass.
+template <typename T>
+struct Trace {
+    int64_t count = 0;
+    std::vector<AlignedArray<T>> rows;  // a stage each: [count, stride]
+
+    Trace() = default;
+    Trace(Trace&&) = default;
+    Trace& operator=(Trace&&) = default;
+};
+
 template <typename T>
 class Network {
   public:
@@ -79,6 +90,12 @@ class Network {
     void evaluate(const double* points, int64_t count, int threads, double* out);
     void gradient(const double* points, const double* weights, int64_t count, int threads, double* out);
 
+    // `gradient` in two parts: outputs and a trace, then gradients of weights [count * each, N_out], `each` rows in turn
+    // at one point.
+    Trace<T> record(const double* points, int64_t count, int threads, double* out);
+    bool fits(const Trace<T>& trace) const;  // whether a trace has the sizes of this network's stages
+    void pull_back(const Trace<T>& trace, const double* weights, int64_t each, int threads, double* out);
+
   private:
     template <typename>
     friend class Domains;
@@ -93,6 +110,9 @@ class Network {
     double backward_cost() const;
     int count_buffers() const;
     Scratch& scratch(int thread, bool points, int row_threads = 1);
+    template <typename Work>
+    void over_points(int64_t count, int threads, Work work);
+    std::vector<T*> rows_from(const Trace<T>& trace, int64_t first) const;
 
     const Isa<T>& isa_;
     std::vector<Stage<T>> stages_;

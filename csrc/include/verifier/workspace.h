@@ -118,9 +118,10 @@ struct Isa {
     int64_t (*packed_size)(int64_t k, int64_t n);
     void (*pack)(const T* source, int64_t k, int64_t n, int64_t row_step, int64_t column_step, T* out);
     void (*bound_box)(const Plan<T>& plan, Workspace<T>& work, const BoxQuery& query, const BoxResult& result);
-    void (*evaluate)(const Plan<T>& plan, Workspace<T>& work, const double* points, int64_t count, double* out);
-    void (*gradient)(const Plan<T>& plan, Workspace<T>& work, const double* points, const double* weights,
-                     int64_t count, double* out);
+    void (*evaluate)(const Plan<T>& plan, Workspace<T>& work, const double* points, int64_t count, T* const* kept,
+                     double* out);
+    void (*pull_back)(const Plan<T>& plan, Workspace<T>& work, const double* weights, int64_t first, int64_t count,
+                      int64_t each, T* const* kept, double* out);
     // Domains: one stage of the root after the other, then rows along a route.
     bool (*enter_root)(const Plan<T>& plan, Workspace<T>& work, const double* lower, const double* upper);
     bool (*forward_root)(const Plan<T>& plan, Workspace<T>& work, int stage);

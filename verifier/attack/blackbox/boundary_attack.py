@@ -12,7 +12,8 @@ from verifier.attack.base import Attack
 from verifier.attack.blackbox.hard_label import adversarial_starts
 from verifier.attack.model import Access
 from verifier.attack.projections import along, norm
-from verifier.attack.task import Rows, Task
+from verifier.attack.rows import Rows
+from verifier.attack.task import Task
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from verifier.attack.boundary import bisect
 from verifier.attack.projections import along, norm
-from verifier.attack.task import Rows, Task
+from verifier.attack.rows import Rows
+from verifier.attack.task import Task
 
 
 def adversarial_starts(task: Task, tries: int, search: int) -> tuple[Rows, Tensor]:

@@ -13,7 +13,8 @@ from verifier.attack.blackbox.square_patterns import Grid
 from verifier.attack.gradient.pgd import require_budget
 from verifier.attack.losses import margin
 from verifier.attack.model import Access
-from verifier.attack.task import Rows, Task
+from verifier.attack.rows import Rows
+from verifier.attack.task import Task
 from verifier.errors import SpecError
 
 

@@ -13,7 +13,8 @@ from verifier.attack.blackbox.square_patterns import Grid, sparse_proposal, spar
 from verifier.attack.gradient.pgd import require_budget
 from verifier.attack.losses import Loss, named
 from verifier.attack.model import Access
-from verifier.attack.task import Rows, Task
+from verifier.attack.rows import Rows
+from verifier.attack.task import Task
 
 
 @dataclass(frozen=True)
@@ -49,15 +50,15 @@ class Square(Attack):
 
     def _search(self, rows: Rows, grid: Grid) -> None:
         loss = named(self.loss)
-        best = self._start(rows, grid)
+        trial = self._start(rows, grid)
+        best = trial.clone()
         value = torch.full((len(rows),), -torch.inf, device=best.device, dtype=best.dtype)
-        trial = best
         for i in range(self.steps + 1):
             scores = rows.scores(trial)
             new = torch.nan_to_num(loss(scores, rows.label, rows.target), nan=-torch.inf)
-            better = new > value
-            best = torch.where(grid.aligned(better, best), trial, best)
-            value = torch.where(better, new, value)
+            better = (new > value).nonzero()[:, 0]
+            best.index_copy_(0, better, trial.index_select(0, better))
+            value = torch.maximum(value, new)
             hit = rows.fooled(scores)
             if bool(hit.any()):
                 rows.offer(trial, hit)
@@ -79,10 +80,14 @@ class Square(Attack):
     def _propose(self, rows: Rows, grid: Grid, best: Tensor, share: float) -> Tensor:
         if rows.p != float("inf"):
             return rows.project(sparse_proposal(rows, grid, best, share))
-        window = grid.window(rows.task, len(rows), *grid.sides(share))
-        up = grid.flat(rows.task.signs(len(rows), grid.channels, 1, 1).expand(-1, -1, grid.height, grid.width) > 0)
-        inside = grid.flat(window.expand(-1, grid.channels, -1, -1))
-        trial = torch.where(inside, torch.where(up, rows.upper, rows.lower), best)
+        # only the windows are touched: late in the search they are a few pixels of a large image
+        inside = grid.features(rows.task, len(rows), *grid.sides(share))
+        up = rows.task.integers(2, *inside.shape[:2], 1) == 1
+        low, high = (
+            end.flatten(1).gather(1, inside.flatten(1)).reshape(inside.shape) for end in (rows.lower, rows.upper)
+        )
+        corner = torch.where(up, high, low).flatten(1)
+        trial = best.flatten(1).scatter(1, inside.flatten(1), corner).reshape(best.shape)
         return rows.project(trial) if rows.balls else trial
 
     def _share_at(self, i: int) -> float:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from verifier.attack.projections import along, norm
-from verifier.attack.task import Rows, Task
+from verifier.attack.rows import Rows
+from verifier.attack.task import Task
 from verifier.errors import ShapeError
 
 
@@ -38,10 +39,6 @@ class Grid:
         """[R, C, H, W] as [R, *S]."""
         return image.reshape(-1, *self.shape)
 
-    def aligned(self, value: Tensor, work: Tensor) -> Tensor:
-        """value [R] broadcastable over work [R, *S]."""
-        return along(value, work)
-
     def sides(self, share: float) -> tuple[int, int]:
         """Height and width of a square covering `share` of the image; a segment on one row."""
         if self.height == 1:
@@ -53,9 +50,12 @@ class Grid:
         """Random top-left corners of windows that fit, two int64 [R]."""
         return task.integers(self.height - height + 1, count), task.integers(self.width - width + 1, count)
 
-    def window(self, task: Task, count: int, height: int, width: int) -> Tensor:
-        """Random windows as bool [R, 1, H, W]."""
-        return self.mask(self.corner(task, count, height, width), height, width)
+    def features(self, task: Task, count: int, height: int, width: int) -> Tensor:
+        """Random windows as the flat features that they hold, int64 [R, C, h * w]."""
+        down, across = self.corner(task, count, height, width)
+        grid = torch.arange(self.channels * self.height * self.width, device=down.device)
+        first = grid.reshape(self.channels, self.height, self.width)[:, :height, :width].flatten(1)
+        return (down * self.width + across)[:, None, None] + first
 
     def mask(self, corner: tuple[Tensor, Tensor], height: int, width: int) -> Tensor:
         """Windows at given corners as bool [R, 1, H, W]."""

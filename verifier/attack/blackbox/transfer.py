@@ -15,8 +15,9 @@ from verifier.attack.gradient.pgd import require_budget
 from verifier.attack.losses import Loss, named
 from verifier.attack.model import Access, Model
 from verifier.attack.projections import along, norm
+from verifier.attack.rows import Rows
 from verifier.attack.steps import ascent, step_length
-from verifier.attack.task import Rows, Task
+from verifier.attack.task import Task
 from verifier.errors import SpecError
 
 

@@ -15,8 +15,9 @@ from verifier.attack.losses import Loss, named
 from verifier.attack.model import Access
 from verifier.attack.optimisers import Adam
 from verifier.attack.projections import along
+from verifier.attack.rows import Rows
 from verifier.attack.steps import steepest
-from verifier.attack.task import Rows, Task
+from verifier.attack.task import Task
 from verifier.errors import SpecError
 
 UPDATES = ("steepest", "adam", "adamm")

@@ -16,7 +16,8 @@ from verifier.attack.losses import Loss, capped_margin
 from verifier.attack.model import Access
 from verifier.attack.optimisers import Adam
 from verifier.attack.projections import along
-from verifier.attack.task import Rows, Task
+from verifier.attack.rows import Rows
+from verifier.attack.task import Task
 
 
 @dataclass(frozen=True)

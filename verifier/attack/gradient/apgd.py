@@ -13,8 +13,9 @@ from verifier.attack.gradient.apgd_l1 import ascend_l1
 from verifier.attack.gradient.pgd import require_budget
 from verifier.attack.losses import Loss, dlr, named
 from verifier.attack.projections import along
+from verifier.attack.rows import Rows
 from verifier.attack.steps import steepest, step_length
-from verifier.attack.task import Rows, Task
+from verifier.attack.task import Task
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from verifier.attack.losses import Loss
 from verifier.attack.projections import along, keep_largest, norm, onto_ball
-from verifier.attack.task import Rows
+from verifier.attack.rows import Rows
 
 
 def ascend_l1(rows: Rows, loss: Loss, target: Tensor | None, steps: int) -> None:

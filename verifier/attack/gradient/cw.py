@@ -13,10 +13,11 @@ from verifier.attack.boundary import walk_back
 from verifier.attack.gradient.constant_search import ConstantSearch
 from verifier.attack.gradient.nearest import Nearest
 from verifier.attack.gradient.tanh_space import TanhSpace
-from verifier.attack.losses import margin
+from verifier.attack.losses import confident, margin
 from verifier.attack.optimisers import Adam
 from verifier.attack.projections import along, norm
-from verifier.attack.task import Rows, Task
+from verifier.attack.rows import Rows
+from verifier.attack.task import Task
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class CW(Attack):
             work, slope = space.inside(w)
             _, value, grad = rows.gradient(work, margin)
             delta = work - rows.start
-            hit = (value > 0) & (value >= self.kappa)
+            hit = confident(value, self.kappa)
             nearest.note(work, hit, norm(delta, 2))
             weight = along(constants.constant * ~hit, grad)
             w = w - adam.step((2 * delta - weight * grad) * slope, 1 - i / self.steps)
@@ -136,7 +137,7 @@ class CWLinf(Attack):
             work, slope = space.inside(w)
             _, value, grad = rows.gradient(work, margin)
             delta = work - rows.start
-            hit = (value > 0) & (value >= self.kappa)
+            hit = confident(value, self.kappa)
             rows.offer(work, hit)
             done = hit & (rows.size(work) <= tau)
             success[place[done]] = True

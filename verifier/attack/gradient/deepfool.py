@@ -12,7 +12,8 @@ from verifier.attack.base import Attack
 from verifier.attack.boundary import walk_back
 from verifier.attack.losses import pick, rival
 from verifier.attack.projections import along, dual, norm, onto_hyperplane
-from verifier.attack.task import Rows, Task
+from verifier.attack.rows import Rows
+from verifier.attack.task import Task
 
 
 @dataclass(frozen=True)

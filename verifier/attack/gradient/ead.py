@@ -13,8 +13,9 @@ from verifier.attack.base import Attack
 from verifier.attack.boundary import walk_back
 from verifier.attack.gradient.constant_search import ConstantSearch
 from verifier.attack.gradient.nearest import Nearest
-from verifier.attack.losses import margin
+from verifier.attack.losses import confident, margin
 from verifier.attack.projections import along, norm
+from verifier.attack.rows import Rows
 from verifier.attack.task import Task
 from verifier.errors import SpecError
 
@@ -58,14 +59,21 @@ class EAD(Attack):
         if self.rule not in ("l1", "en"):
             raise SpecError(f"ead rule: expected 'l1' or 'en', got {self.rule!r}")
         rows = task.rows()
+        found = self._search(rows, rows.start)
+        if not bool(found.all()):  # no slope leads out of the clean input: from noise, as CW does
+            lost = rows.narrow(~found)
+            self._search(lost, lost.blend())
+        if self.kappa == 0 and self.rule == "l1":
+            walk_back(task, self.refine, self.polish)
+
+    def _search(self, rows: Rows, point: Tensor) -> Tensor:
+        """Every constant in turn, from `point` [R, *W]; returns which rows [R] were ever successful."""
         constants, nearest = ConstantSearch(len(rows), self.initial, rows.start), Nearest(rows)
-        point = rows.start
         for _ in range(self.search):
             point, success = self._descend(nearest, point, constants.constant)
             constants.update(success)
         nearest.offer(nearest.cost)
-        if self.kappa == 0 and self.rule == "l1":
-            walk_back(task, self.refine, self.polish)
+        return nearest.found
 
     def _descend(self, nearest: Nearest, point: Tensor, constant: Tensor) -> tuple[Tensor, Tensor]:
         """The point [R, *W] where FISTA with these constants [R] ends, and which rows succeed in its last tenth [R]."""
@@ -74,7 +82,7 @@ class EAD(Attack):
         for i in range(steps):
             rate = self.rate * (1 - i / steps) ** 0.5
             _, value, grad = rows.gradient(point, margin)
-            hit = (value > 0) & (value >= self.kappa)
+            hit = confident(value, self.kappa)
             success = hit & (i >= 0.9 * steps - 1) | success
             nearest.note(point, hit, self._size(point - rows.start))
             pull = along(rate * constant * ~hit, grad) * grad

@@ -14,7 +14,8 @@ from verifier.attack.gradient.apgd import rivals
 from verifier.attack.gradient.deepfool import nearest_boundary
 from verifier.attack.losses import difference
 from verifier.attack.projections import along, norm, onto_hyperplane
-from verifier.attack.task import Rows, Task
+from verifier.attack.rows import Rows
+from verifier.attack.task import Task
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,14 @@ class FAB(Attack):
 
     def _walk(self, rows: Rows, aim: Tensor | None, random: Tensor) -> None:
         work = torch.where(along(random, rows.start), self._random_start(rows), rows.start)
+        twice = (2, *[1] * (work.ndim - 1))
         for i in range(self.steps):
             gap, normal = self._boundary(rows, work, aim)
             back = gap - (normal * (rows.start - work)).flatten(1).sum(1)
-            near = onto_hyperplane(normal, gap, rows.p, rows.lower - work, rows.upper - work)
-            far = onto_hyperplane(normal, back, rows.p, rows.lower - rows.start, rows.upper - rows.start)
-            a, b = norm(near, rows.p), norm(far, rows.p)
+            both = torch.cat([work, rows.start])
+            lower, upper = rows.lower.repeat(twice) - both, rows.upper.repeat(twice) - both
+            moves = onto_hyperplane(normal.repeat(twice), torch.cat([gap, back]), rows.p, lower, upper)
+            (near, far), (a, b) = moves.chunk(2), norm(moves, rows.p).chunk(2)
             alpha = along((a / (a + b).clamp_min(1e-12)).clamp(0.0, self.alpha_max), work)
             work = (1 - alpha) * (work + self.eta * near) + alpha * (rows.start + self.eta * far)
             work = rows.clip(work)

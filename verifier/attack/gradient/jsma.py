@@ -11,7 +11,8 @@ from torch import Tensor
 from verifier.attack.base import Attack
 from verifier.attack.gradient.apgd import rivals
 from verifier.attack.losses import pick
-from verifier.attack.task import Rows, Task
+from verifier.attack.rows import Rows
+from verifier.attack.task import Task
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from verifier.attack.projections import along
-from verifier.attack.task import Rows
+from verifier.attack.rows import Rows
 
 
 class Nearest:

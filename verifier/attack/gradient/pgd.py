@@ -11,8 +11,9 @@ from torch import Tensor
 from verifier.attack.base import Attack
 from verifier.attack.losses import Loss, named
 from verifier.attack.projections import along, norm
+from verifier.attack.rows import Rows
 from verifier.attack.steps import ascent, step_length
-from verifier.attack.task import Rows, Task
+from verifier.attack.task import Task
 from verifier.errors import SpecError
 
 

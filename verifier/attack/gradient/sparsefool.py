@@ -11,7 +11,8 @@ from torch import Tensor
 from verifier.attack.base import Attack
 from verifier.attack.gradient.deepfool import nearest_boundary
 from verifier.attack.projections import along, onto_hyperplane
-from verifier.attack.task import Rows, Task
+from verifier.attack.rows import Rows
+from verifier.attack.task import Task
 
 
 @dataclass(frozen=True)

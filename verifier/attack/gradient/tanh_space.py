@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from verifier.attack.task import Rows
+from verifier.attack.rows import Rows
 
 
 class TanhSpace:

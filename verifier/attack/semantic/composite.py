@@ -11,8 +11,9 @@ from torch import Tensor
 
 from verifier.attack.base import Attack
 from verifier.attack.losses import Loss, named
+from verifier.attack.rows import Rows
 from verifier.attack.semantic.threat import SemanticThreat
-from verifier.attack.task import Rows, Task
+from verifier.attack.task import Task
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from verifier.attack.gradient.pgd import require_budget
 from verifier.attack.losses import capped_margin
 from verifier.attack.model import Access, Model, wrap
 from verifier.attack.projections import along
+from verifier.attack.rows import Rows
 from verifier.attack.steps import ascent
-from verifier.attack.task import Rows, Task
+from verifier.attack.task import Task
 from verifier.attack.threat import Threat
 from verifier.errors import SpecError
 

@@ -37,7 +37,7 @@ class ExpectationModel(Model):
         super().__init__(model.forward, access=model.access, preprocess=model.preprocess, module=model.module)
         self.inner, self.transformations, self.samples = model, tuple(transformations), samples
         self.seed, self.fixed, self.calls = seed, fixed, 0
-        self.dtype, self.device = model.dtype, model.device
+        self.dtype, self.device, self.vectorised = model.dtype, model.device, model.vectorised
         self.evaluations_per_row = samples * model.evaluations_per_row
         self.source = f"expectation of {model.source}"
 

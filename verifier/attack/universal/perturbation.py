@@ -13,8 +13,9 @@ from verifier.attack.gradient.deepfool import nearest_boundary
 from verifier.attack.gradient.pgd import require_budget
 from verifier.attack.losses import Loss, capped_margin
 from verifier.attack.projections import onto_ball, onto_hyperplane
+from verifier.attack.rows import Rows
 from verifier.attack.steps import steepest
-from verifier.attack.task import Rows, Task
+from verifier.attack.task import Task
 from verifier.attack.universal.simplex import SimplexAscent
 from verifier.errors import SpecError
 

@@ -1,0 +1,116 @@
+"""Network files attacked through compiled code: the scores, derivatives, counts and results of the torch module."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import INF
+from torch import Tensor
+
+from verifier.attack.compiled_victim import compiled
+from verifier.attack.losses import Loss, cross_entropy, dlr, margin, slopes_of
+from verifier.attack.model import Model, Preprocessing
+from verifier.attack.onnx_victim import graph_module
+from verifier.attack.registry import build
+from verifier.attack.task import Task
+from verifier.attack.threat import LpThreat
+from verifier.attack.universal.expectation import ExpectationModel
+from verifier.data.packaged import digits
+from verifier.errors import ShapeError
+
+SPECS = Path(__file__).parents[2] / "specs" / "onnx"
+COVERED = ("fc", "conv", "residual", "avgpool", "batchnorm", "leaky", "sigmoid", "tanh")
+IMAGES = torch.tensor(digits().x[:24])
+LABELS = torch.tensor(digits().y[:24])
+
+
+def pair(name: str, preprocess: Preprocessing | None = None) -> tuple[Model, Model]:
+    """The file behind compiled code, and behind the torch module."""
+    path = SPECS / f"{name}.onnx"
+    return Model.from_onnx(path, preprocess=preprocess), Model.from_torch(graph_module(path), preprocess=preprocess)
+
+
+def task(model: Model, threat: LpThreat) -> Task:
+    return Task(model, threat.space(IMAGES), LABELS, None, False, 0)
+
+
+@pytest.mark.parametrize("name", COVERED)
+@pytest.mark.parametrize("shifted", [False, True])
+def test_scores_and_derivatives_are_the_modules(name: str, shifted: bool) -> None:
+    ours, reference = pair(name, Preprocessing(0.3, 0.5) if shifted else None)
+    assert not isinstance(ours.forward, torch.nn.Module) and ours.record is not None
+    threat = LpThreat(eps=0.1, scale=torch.linspace(0.5, 2.0, IMAGES[0].numel()).reshape(IMAGES.shape[1:]))
+    for one in (threat, LpThreat(eps=0.1)):
+        a, b = (task(m, one).rows() for m in (ours, reference))
+        work = a.start
+        parts = [
+            (a.scores(work), b.scores(work)),
+            *zip(a.gradient(work, margin), b.gradient(work, margin), strict=True),
+            *zip(a.gradient(work, dlr), b.gradient(work, dlr), strict=True),
+            *zip(a.jacobian(work, 4), b.jacobian(work, 4), strict=True),
+        ]
+        for mine, theirs in parts:
+            assert mine.shape == theirs.shape and mine.dtype == theirs.dtype
+            assert torch.allclose(mine, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()))
+        assert torch.equal(a.task.queries, b.task.queries) and torch.equal(a.task.gradients, b.task.gradients)
+
+
+@pytest.mark.parametrize("attack", ["pgd", "apgd", "square", "fab", "deepfool", "cw"])
+def test_attacks_find_what_they_find_on_the_module(attack: str) -> None:
+    short = {"square": {"steps": 100}, "fab": {"steps": 20}, "cw": {"steps": 40}}.get(attack, {})
+    ours, reference = pair("fc")
+    norm = 2.0 if attack in ("deepfool", "cw") else INF
+    results = [
+        build(attack, **short)(m, IMAGES, LABELS, LpThreat(norm=norm, eps=0.2), seed=0) for m in (ours, reference)
+    ]
+    assert torch.equal(results[0].success, results[1].success)
+    judged = reference.labels(results[0].adversarial) != LABELS
+    assert torch.equal(judged, results[0].success)
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, margin])
+@pytest.mark.parametrize("targeted", [False, True])
+def test_slopes_at_hand_are_autograds(loss: Loss, targeted: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(40, 7, generator=generator, dtype=torch.float64, requires_grad=True)
+    label = torch.randint(7, (40,), generator=generator)
+    target = (label + 2) % 7 if targeted else None
+    slopes = slopes_of(loss)
+    assert slopes is not None
+    value, found = slopes(scores.detach(), label, target)
+    expected = loss(scores, label, target)
+    (grad,) = torch.autograd.grad(expected.sum(), scores)
+    assert torch.allclose(value, expected, atol=1e-12) and torch.allclose(found, grad, atol=1e-12)
+
+
+def test_a_trace_outlives_later_evaluations() -> None:
+    model = pair("fc")[0]
+
+    def summed(x: Tensor) -> Tensor:
+        return model.scores(x)[:, 0].sum()
+
+    x = IMAGES.clone().requires_grad_(True)
+    first = summed(x)
+    (other,) = torch.autograd.grad(summed(x * 0.5), x)
+    (late,) = torch.autograd.grad(first, x)
+    (fresh,) = torch.autograd.grad(summed(x), x)
+    assert torch.equal(late, fresh) and not torch.equal(late, other)
+
+
+def test_expectations_over_compiled_victims_have_jacobians() -> None:
+    shift = [lambda x, generator: x + 0.01]
+    a, b = (
+        task(ExpectationModel(m, shift, samples=2, seed=0), LpThreat(eps=0.1)).rows().jacobian(IMAGES)
+        for m in pair("conv")
+    )
+    assert torch.allclose(a[2], b[2], rtol=1e-3, atol=1e-4)
+
+
+def test_wrong_sizes_are_named_and_uncovered_networks_stay_with_torch() -> None:
+    with pytest.raises(ShapeError, match="network input: expected 64 features"):
+        pair("fc")[0].scores(torch.zeros(2, 63))
+    assert compiled(graph_module(SPECS / "maxpool.onnx")) is None
+    model = Model.from_onnx(SPECS / "maxpool.onnx")
+    assert model.record is None and model.forward is model.module
