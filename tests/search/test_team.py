@@ -124,7 +124,7 @@ def lowest_value(graph: Graph, lower: np.ndarray, upper: np.ndarray) -> float:
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_verdicts_on_both_sides_of_the_exact_minimum(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(activation_split, "PLAIN_S", 0.0)  # the team comes at once
-    monkeypatch.setattr(activation_split, "REFINE_SHARES", ())
+    monkeypatch.setattr(activation_split, "REFINEMENTS", 0)
     monkeypatch.setattr("verifier.search.strategy.FEW_INPUTS", 1)
     monkeypatch.setattr("verifier.search.strategy.MIDDLING_INPUTS", 1)
     asked = list[int]()

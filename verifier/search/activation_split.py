@@ -18,10 +18,12 @@ from verifier.spec.groups import Group
 
 #: Seconds of plain splitting before subdomains are looked at more closely, and their share of the remaining time.
 PLAIN_S, PLAIN_SHARE = 1.0, 0.05
-#: Share of the remaining time after which the search pauses to tighten what all subdomains share, and for how long,
-#: pause by pause: the first one is short, since later ones go on where it stopped.
-TRIAL_SHARE = 0.04
-REFINE_SHARES = (0.1, 0.25, 0.3, 0.3)
+#: The search pauses to tighten what all subdomains share: seconds of the first pause, the factor from one to the next,
+#: which goes on where it stopped, their number, and the share of the remaining time that one may take. The time limit
+#: says nothing about what an instance needs, so pauses start short.
+FIRST_REFINE_S, GROWTH, REFINEMENTS, REFINE_SHARE = 2.0, 2.5, 6, 0.3
+#: Search before a pause, as a share of it; pauses in a row that gain too little, after which there are no more.
+TRIAL_SHARE, FRUITLESS = 0.4, 2
 
 
 def split_activations(
@@ -46,17 +48,21 @@ def split_activations(
     if looking.can_look:
         clauses, tree = tree.clauses, looking
         result = tree.open(clauses)
-    for share in REFINE_SHARES:
-        result = result or tree.search(time.monotonic() + TRIAL_SHARE * min(run.remaining(), 300.0))
+    fruitless = 0
+    for pause in range(REFINEMENTS):
+        seconds = min(FIRST_REFINE_S * GROWTH**pause, REFINE_SHARE * run.remaining())
+        result = result or tree.search(time.monotonic() + TRIAL_SHARE * seconds)
         if result is not None or run.stopped():
             break
         with run.stage("refine neurons"):
-            gained = domains.refine(share * min(run.remaining(), 300.0), run.stopped)
-        if not gained:
+            gained = domains.refine(seconds, run.stopped)
+        fruitless = 0 if gained else fruitless + 1
+        if fruitless == FRUITLESS:
             run.say("refine", "tighter bounds of neurons gain too little")
             break
-        clauses, tree = tree.clauses, Tree(domains, falsifier, index, run)
-        result = tree.open(clauses)
+        if gained:
+            clauses, tree = tree.clauses, Tree(domains, falsifier, index, run)
+            result = tree.open(clauses)
     trees = [tree]
     if result is None and tree.threads > 1:
         trees = tree.side_by_side(min(tree.threads, MOST_TREES), SharedFalsifier(falsifier))
