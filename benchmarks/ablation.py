@@ -3,8 +3,9 @@
     python benchmarks/ablation.py FOLDER [--timeout 20] [--sample 8]
 
 FOLDER holds benchmarks as benchmarks/run.py takes them. One thread, one process, instances in the
-same order for every variant. Printed for each benchmark and variant: instances solved, subdomains
-over those that all of its variants solve, and seconds over all. A wrong verdict ends the run with 1.
+same order for every variant. Printed for each benchmark and variant: instances solved; subdomains over
+those that it and the whole search solve, beside the whole search's there; and seconds over all. A wrong
+verdict ends the run with 1.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,31 @@ WITHOUT: dict[str, dict[str, object]] = {
 }
 
 
+def together(*techniques: str) -> dict[str, object]:
+    """Replacements of several techniques."""
+    return {path: value for name in techniques for path, value in WITHOUT[name].items()}
+
+
+WITHOUT["everything but CROWN and halving inputs"] = together(
+    "clipping",
+    "last layer's sensitivity in the split score",
+    "forward forms alone where they pay",
+    "products bounded jointly",
+    "balance of widths",
+    "attacks inside the search",
+)
+WITHOUT["everything but beta-CROWN"] = together(
+    "look ahead to input splitting",
+    "closer looks (cut-off bounds)",
+    "optimised intermediate bounds",
+    "branched intermediate bounds",
+    "own terms of long sums",
+    "weights that sum to one",
+    "attention's bounds where a clause holds",
+    "attacks inside the search",
+)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """Of one instance under one variant."""
@@ -93,34 +119,32 @@ def decide(instance: Instance, timeout_s: float) -> Outcome:
     return Outcome(report.verdict.value, report.domains_visited, time.monotonic() - begin)
 
 
-def table(name: str, found: dict[str, list[Outcome]]) -> list[str]:
-    """Lines of one benchmark."""
-    everywhere = [all(v[k].solved for v in found.values()) for k in range(len(found["nothing"]))]
-    lines = []
-    for variant, outcomes in found.items():
-        subdomains = sum(o.subdomains for o, common in zip(outcomes, everywhere, strict=True) if common)
-        solved, seconds = sum(o.solved for o in outcomes), sum(o.seconds for o in outcomes)
-        lines.append(f"| {name} | {variant} | {solved} of {len(outcomes)} | {subdomains} | {seconds:.1f} |")
-    return lines
+def line(name: str, variant: str, outcomes: list[Outcome], whole: list[Outcome]) -> str:
+    """A line of the table; `whole`: the same instances with nothing left out."""
+    both = [(own, best) for own, best in zip(outcomes, whole, strict=True) if own.solved and best.solved]
+    counts = f"{sum(own.subdomains for own, _ in both)} | {sum(best.subdomains for _, best in both)}"
+    solved, seconds = sum(o.solved for o in outcomes), sum(o.seconds for o in outcomes)
+    return f"| {name} | {variant} | {solved} of {len(outcomes)} | {counts} | {seconds:.1f} |"
 
 
-def main(say: Callable[[str], object] = print) -> int:
+def main() -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--timeout", type=float, default=20.0, help="seconds an instance (default: 20)")
     parser.add_argument("--sample", type=int, default=8, help="every K-th instance (default: 8)")
     parser.add_argument("--only", action="append", choices=BENCHMARKS, help="this benchmark (repeatable)")
+    parser.add_argument("--without", action="append", choices=list(WITHOUT), help="this technique (repeatable)")
     args = parser.parse_args()
-    say("| benchmark | without | solved | subdomains | seconds |\n|---|---|---:|---:|---:|")
+    print("| benchmark | without | solved | subdomains | with everything | seconds |\n|---|---|---:|---:|---:|---:|")
     for name in args.only or BENCHMARKS:
         instances = read_instances(str(args.folder / name / "instances.csv"))[:: args.sample]
-        found: dict[str, list[Outcome]] = {}
-        for variant, parts in WITHOUT.items():
-            with replaced(parts):
-                found[variant] = [decide(i, args.timeout) for i in instances]
-            print(f"{name}: {variant} done", file=sys.stderr, flush=True)
-        say("\n".join(table(name, found)))
+        whole: list[Outcome] = []
+        for variant in dict.fromkeys(["nothing", *(args.without or WITHOUT)]):
+            with replaced(WITHOUT[variant]):
+                outcomes = [decide(i, args.timeout) for i in instances]
+            whole = whole or outcomes
+            print(line(name, variant, outcomes, whole), flush=True)
     return 0
 
 

@@ -80,7 +80,7 @@ def _method(question: dict[str, Any]) -> str:
         "slopes": "linear bounds with optimised slopes",
         "search": "linear bounds, optimised slopes, and branch and bound over neurons",
     }[question["effort"]]
-    return f"{how}; minimum-norm attacks (FMN, FAB, APGD) from above"
+    return f"{how}; minimum-norm attacks (local linear models, FMN, FAB, APGD) from above"
 
 
 def _finite(value: Any) -> Any:
