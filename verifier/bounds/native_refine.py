@@ -26,6 +26,8 @@ MOST_ROUNDS = 200
 LEAST_GAIN = 0.05
 #: Share of its time after which a stage must have gained the same share of that.
 PROBE_SHARE = 0.2
+#: Rounds from which a stage that hardly moved says that it will not; with fewer, that its time was short.
+TELLING_ROUNDS = 4
 #: Share of a stage's time for splitting; the rest renews the bounds of the stages after it.
 SPLIT_SHARE = 0.7
 #: A stage whose leaves take more memory starts from the whole box the next time.
@@ -63,36 +65,38 @@ class Refinement:
         self._kept: dict[int, Targets] = {}
 
     def run(self, domains: NativeDomains, seconds: float, stopped: Callable[[], bool]) -> bool:
-        """Spend about `seconds`; True where some stage gained."""
+        """Spend about `seconds`; True where some stage gained, or had too little time to tell."""
         end = time.monotonic() + seconds
         stages = [int(s) for s in np.unique(domains.open_stage)][1:]  # the first open stage is exact
-        gained = False
+        hopeful = False
         for k, stage in enumerate(stages):
             now = time.monotonic()
             if stopped() or now >= end:
                 break
             share = (end - now) / (len(stages) - k)
-            if not self._refine_stage(domains, stage, now + SPLIT_SHARE * share, stopped):
-                continue  # after the first part of its share
-            gained = True
-            domains.optimise_root(share, first=stage + 1)
-        return gained
+            moved, rounds = self._refine_stage(domains, stage, now + SPLIT_SHARE * share, stopped)
+            hopeful |= moved or rounds < TELLING_ROUNDS
+            if moved:  # else after the first part of its share
+                domains.optimise_root(share, first=stage + 1)
+        return hopeful
 
-    def _refine_stage(self, domains: NativeDomains, stage: int, end: float, stopped: Callable[[], bool]) -> bool:
-        """Raise the bounds of one stage's open neurons until `end`; False where they hardly move."""
+    def _refine_stage(
+        self, domains: NativeDomains, stage: int, end: float, stopped: Callable[[], bool]
+    ) -> tuple[bool, int]:
+        """Raise the bounds of one stage's open neurons until `end`; whether they moved, and after how many rounds."""
         neurons = domains.open_index[domains.open_stage == stage]
         if len(neurons) == 0:
-            return False
+            return False, MOST_ROUNDS
         low, high = (b[neurons] for b in domains.stage_bounds(stage))
         inner = domains.on_neurons(stage, np.stack([2 * neurons, 2 * neurons + 1]).reshape(-1))
         targets = _resumed(inner, self._kept.pop(stage, None), neurons, end, stopped)
-        targets = _raise_minima(inner, targets, low, high, end, stopped)
+        targets, rounds = _raise_minima(inner, targets, low, high, end, stopped)
         if 0 < targets.leaves.slopes.size <= KEPT_BYTES:  # none where time was over before the first bound
             self._kept[stage] = targets
         best = targets.lowest
         # A side that was proved positive makes its neuron stable; leaves' bounds of the others count as they are.
         domains.tighten(stage, neurons, np.maximum(low, best[0]), np.minimum(high, -best[1]))
-        return _gain(low, high, best) > LEAST_GAIN
+        return _gain(low, high, best) > LEAST_GAIN, rounds
 
 
 def _resumed(
@@ -132,15 +136,15 @@ def _raise_minima(
     high: np.ndarray,
     end: float,
     stopped: Callable[[], bool],
-) -> Targets:
-    """Split each target's worst leaf, round after round.
+) -> tuple[Targets, int]:
+    """Split each target's worst leaf, round after round; how many rounds there were, MOST_ROUNDS where nothing was left.
 
     Stops early where the first part of the time hardly moved what is known, low and high [n].
     """
     probe = time.monotonic() + PROBE_SHARE * (end - time.monotonic())
-    for _ in range(MOST_ROUNDS):
+    for rounds in range(MOST_ROUNDS):
         best = targets.lowest
-        if time.monotonic() > probe:
+        if time.monotonic() > probe and rounds >= TELLING_ROUNDS:
             if _gain(low, high, np.maximum(best, [low, -high])) < PROBE_SHARE * LEAST_GAIN:
                 break
             probe = np.inf
@@ -148,7 +152,9 @@ def _raise_minima(
         worst, leaves = best.reshape(-1), targets.leaves
         active = np.tile((best <= 0).all(axis=0), 2) & (worst < targets.done)
         chosen = np.flatnonzero((leaves.margin <= worst[leaves.clause]) & active[leaves.clause])
-        if len(chosen) == 0 or stopped() or time.monotonic() > end:
+        if len(chosen) == 0:
+            return targets, MOST_ROUNDS
+        if stopped() or time.monotonic() > end:
             break
         stuck = leaves.stuck[chosen]
         done = targets.done.copy()
@@ -160,7 +166,7 @@ def _raise_minima(
         if len(split):
             parts.append(_bounded(inner, split, end, stopped, branch=True))
         targets = replace(targets, leaves=inner.join(parts), done=done)
-    return targets
+    return targets, rounds
 
 
 def _bounded(

@@ -22,8 +22,10 @@ PLAIN_S, PLAIN_SHARE = 1.0, 0.05
 #: which goes on where it stopped, their number, and the share of the remaining time that one may take. The time limit
 #: says nothing about what an instance needs, so pauses start short.
 FIRST_REFINE_S, GROWTH, REFINEMENTS, REFINE_SHARE = 2.0, 2.5, 6, 0.3
-#: Search before a pause, as a share of it; pauses in a row that gain too little, after which there are no more.
-TRIAL_SHARE, FRUITLESS = 0.4, 2
+#: Search before a pause, as a share of it.
+TRIAL_SHARE = 0.4
+#: A pause of so many seconds that moves the worst margin by a smaller share is the last.
+TELLING_S, LEAST_MOVE = 10.0, 0.02
 
 
 def split_activations(
@@ -48,7 +50,7 @@ def split_activations(
     if looking.can_look:
         clauses, tree = tree.clauses, looking
         result = tree.open(clauses)
-    fruitless = 0
+    margin = tree.worst
     for pause in range(REFINEMENTS):
         seconds = min(FIRST_REFINE_S * GROWTH**pause, REFINE_SHARE * run.remaining())
         result = result or tree.search(time.monotonic() + TRIAL_SHARE * seconds)
@@ -56,13 +58,15 @@ def split_activations(
             break
         with run.stage("refine neurons"):
             gained = domains.refine(seconds, run.stopped)
-        fruitless = 0 if gained else fruitless + 1
-        if fruitless == FRUITLESS:
+        if not gained:
             run.say("refine", "tighter bounds of neurons gain too little")
             break
-        if gained:
-            clauses, tree = tree.clauses, Tree(domains, falsifier, index, run)
-            result = tree.open(clauses)
+        before, clauses, tree = margin, tree.clauses, Tree(domains, falsifier, index, run)
+        result = tree.open(clauses)
+        margin = tree.worst
+        if seconds >= TELLING_S and margin < (1 - LEAST_MOVE) * before:
+            run.say("refine", "tighter bounds of neurons no longer move the worst margin")
+            break
     trees = [tree]
     if result is None and tree.threads > 1:
         trees = tree.side_by_side(min(tree.threads, MOST_TREES), SharedFalsifier(falsifier))
