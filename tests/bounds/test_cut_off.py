@@ -151,6 +151,7 @@ def test_focus_numbers_neurons_as_its_parent_does() -> None:
     assert own is not None and own.width == domains.width
     assert np.isfinite(own.cut_off(batch, 4, never).row_margins).all()
 
+
 def test_a_stage_without_neurons_left() -> None:
     """Rows end where a whole layer is dead: bounds, candidates and neuron rows beyond it still come out."""
     rng = np.random.default_rng(31)

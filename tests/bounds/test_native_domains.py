@@ -12,7 +12,7 @@ from native_nets import chain, float32_in_order, residual
 from verifier.bounds.clauses import PaddedClauses
 from verifier.bounds.native_domains import NativeBatch, NativeDomains
 from verifier.bounds.native_engine import NativeEngine
-from verifier.bounds.native_refine import Refinement
+from verifier.bounds.native_refine import TELLING_ROUNDS, Refinement
 from verifier.graph.evaluate import evaluate
 from verifier.graph.ir import Graph
 
@@ -271,15 +271,20 @@ def test_refining_goes_on_past_a_stage_that_does_not_move(monkeypatch: pytest.Mo
     domains = domains_of(chain(rng, [4, 20, 20, 20, 2]), np.ones((1, 2)), 0.8, 1)
     asked: list[int] = []
 
-    def refined(
-        self: Refinement, domains: NativeDomains, stage: int, end: float, stopped: Callable[[], bool]
-    ) -> bool:
-        asked.append(stage)
-        return stage == 3
+    def refined(*given: object) -> tuple[bool, int]:
+        asked.append(int(given[2]))  # type: ignore[call-overload]
+        return asked[-1] == 3, TELLING_ROUNDS
 
     monkeypatch.setattr(Refinement, "_refine_stage", refined)
     assert domains.refine(5.0, never)
     assert asked == [2, 3]  # the first stage is exact
+
+
+@pytest.mark.parametrize("rounds", [0, TELLING_ROUNDS])
+def test_refining_is_given_up_only_after_rounds_that_tell(monkeypatch: pytest.MonkeyPatch, rounds: int) -> None:
+    domains = domains_of(chain(np.random.default_rng(3), [4, 20, 20, 2]), np.ones((1, 2)), 0.8, 1)
+    monkeypatch.setattr(Refinement, "_refine_stage", lambda *_: (False, rounds))
+    assert domains.refine(5.0, never) == (rounds < TELLING_ROUNDS)
 
 
 def test_frontier_takes_the_lowest_and_loses_nothing() -> None:
