@@ -49,7 +49,7 @@ WITHOUT: dict[str, dict[str, object]] = {
         "verifier.bounds.native_domains.INTERMEDIATE_SHARE": 0.0,
         "verifier.bounds.intermediate.MOST_ITERATIONS": 0,
     },
-    "branched intermediate bounds": {"verifier.search.activation_split.REFINEMENTS": 0},
+    "branched intermediate bounds": {"verifier.bounds.native_domains.NativeDomains.refine": nothing},
     "own terms of long sums": {"verifier.bounds.native_domains.limit_sums": nothing},
     "weights that sum to one": {"verifier.bounds.backward.common_part": lambda a, _: 0.0 * a[..., :1]},
     "attention's bounds where a clause holds": {"verifier.bounds.crossed_domains.NEAR": -1.0},

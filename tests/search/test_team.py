@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from verifier.bounds.engine import DomainBatch
+from verifier.bounds.native_domains import NativeDomains
 from verifier.graph.ir import Graph, GraphBuilder
 from verifier.outcome import Verdict
 from verifier.run import Run
@@ -123,8 +124,9 @@ def lowest_value(graph: Graph, lower: np.ndarray, upper: np.ndarray) -> float:
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_verdicts_on_both_sides_of_the_exact_minimum(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activation_split, "PLAIN_S", 0.0)  # the team comes at once
-    monkeypatch.setattr(activation_split, "REFINEMENTS", 0)
+    for constant in ("PLAIN_S", "TRIAL_SHARE"):  # the team comes at once
+        monkeypatch.setattr(activation_split, constant, 0.0)
+    monkeypatch.setattr(NativeDomains, "refine", lambda *_: False)
     monkeypatch.setattr("verifier.search.strategy.FEW_INPUTS", 1)
     monkeypatch.setattr("verifier.search.strategy.MIDDLING_INPUTS", 1)
     asked = list[int]()

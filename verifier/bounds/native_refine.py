@@ -137,7 +137,7 @@ def _raise_minima(
     end: float,
     stopped: Callable[[], bool],
 ) -> tuple[Targets, int]:
-    """Split each target's worst leaf, round after round; how many rounds there were, MOST_ROUNDS where nothing was left.
+    """Split each target's worst leaf, round after round; returns their number too, MOST_ROUNDS where nothing was left.
 
     Stops early where the first part of the time hardly moved what is known, low and high [n].
     """

@@ -6,6 +6,7 @@ Source: Wang et al. 2021, arXiv:2103.06624 (beta-CROWN); Shi et al. 2025, arXiv:
 from __future__ import annotations
 
 import time
+from itertools import count
 
 from verifier.attack.falsify import Falsifier
 from verifier.bounds.engine import BoxEngine
@@ -19,13 +20,14 @@ from verifier.spec.groups import Group
 #: Seconds of plain splitting before subdomains are looked at more closely, and their share of the remaining time.
 PLAIN_S, PLAIN_SHARE = 1.0, 0.05
 #: The search pauses to tighten what all subdomains share: seconds of the first pause, the factor from one to the next,
-#: which goes on where it stopped, their number, and the share of the remaining time that one may take. The time limit
-#: says nothing about what an instance needs, so pauses start short.
-FIRST_REFINE_S, GROWTH, REFINEMENTS, REFINE_SHARE = 2.0, 2.5, 6, 0.3
+#: which goes on where it stopped, and the share of the remaining time that one may take. The time limit says nothing
+#: about what an instance needs, so pauses start short.
+FIRST_REFINE_S, GROWTH, REFINE_SHARE = 2.0, 2.5, 0.3
 #: Search before a pause, as a share of it.
 TRIAL_SHARE = 0.4
-#: A pause of so many seconds that moves the worst margin by a smaller share is the last.
-TELLING_S, LEAST_MOVE = 10.0, 0.02
+#: A pause of so many seconds that moves the worst margin by a smaller share is the last; after REFINEMENTS of them, one
+#: that does not move it by GOOD_MOVE.
+TELLING_S, LEAST_MOVE, REFINEMENTS, GOOD_MOVE = 10.0, 0.02, 6, 0.2
 
 
 def split_activations(
@@ -51,8 +53,10 @@ def split_activations(
         clauses, tree = tree.clauses, looking
         result = tree.open(clauses)
     margin = tree.worst
-    for pause in range(REFINEMENTS):
-        seconds = min(FIRST_REFINE_S * GROWTH**pause, REFINE_SHARE * run.remaining())
+    for pause in count():
+        seconds = min(FIRST_REFINE_S * GROWTH ** min(pause, REFINEMENTS), REFINE_SHARE * run.remaining())
+        if pause >= REFINEMENTS and seconds < TELLING_S:
+            break
         result = result or tree.search(time.monotonic() + TRIAL_SHARE * seconds)
         if result is not None or run.stopped():
             break
@@ -64,7 +68,8 @@ def split_activations(
         before, clauses, tree = margin, tree.clauses, Tree(domains, falsifier, index, run)
         result = tree.open(clauses)
         margin = tree.worst
-        if seconds >= TELLING_S and margin < (1 - LEAST_MOVE) * before:
+        least = LEAST_MOVE if pause + 1 < REFINEMENTS else GOOD_MOVE
+        if seconds >= TELLING_S and margin < (1 - least) * before:
             run.say("refine", "tighter bounds of neurons no longer move the worst margin")
             break
     trees = [tree]
@@ -76,4 +81,3 @@ def split_activations(
     if looks:
         run.say("cut off", f"{looks} closer looks closed {sum(t.closed_by_looks for t in trees)} subdomains")
     return result
-

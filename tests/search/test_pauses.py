@@ -1,0 +1,80 @@
+"""Pauses to refine neurons: they start short and grow, and end where they no longer pay."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from verifier.search import activation_split
+from verifier.search.activation_split import split_activations
+from verifier.search.input_split import SplitResult
+
+
+class _Domains:
+    """Counts pauses; every one of them gains."""
+
+    def __init__(self) -> None:
+        self.asked: list[float] = []
+
+    def refine(self, seconds: float, _stopped: object) -> bool:
+        self.asked.append(seconds)
+        return True
+
+
+class _Run:
+    """A run whose time does not pass."""
+
+    def __init__(self, left: float):
+        self.left, self.said = left, list[str]()
+
+    def remaining(self) -> float:
+        return self.left
+
+    def stopped(self) -> bool:
+        return False
+
+    def stage(self, _name: str) -> _Run:
+        return self
+
+    def say(self, _stage: str, text: str) -> None:
+        self.said.append(text)
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize(("left", "move"), [(1000.0, 0.0), (1000.0, 0.1), (1000.0, 0.5), (5.0, 0.1)])
+def test_pauses_grow_and_end(monkeypatch: pytest.MonkeyPatch, left: float, move: float) -> None:
+    domains, run = _Domains(), _Run(left)
+
+    class Tree:
+        """A tree whose worst margin moves by a share with each pause; nothing is ever decided before the end."""
+
+        clauses, threads, looks, closed_by_looks, can_look = np.arange(1), 1, 0, 0, True
+
+        def __init__(self, *_: object, **__: object) -> None:
+            self.worst = -100.0 * (1 - move) ** len(domains.asked)
+
+        def open(self, _clauses: np.ndarray) -> None: ...
+
+        def search(self, until: float = np.inf) -> SplitResult | None:
+            if len(domains.asked) > 20:
+                return SplitResult(None, 0)
+            return None if until < np.inf else SplitResult(None, 1)
+
+        def __len__(self) -> int:
+            return 1
+
+    monkeypatch.setattr(activation_split, "Tree", Tree)
+    monkeypatch.setattr(activation_split, "root_domains", lambda *_: (domains, np.arange(1)))
+    split_activations(None, None, 0, None, run)  # type: ignore[arg-type]
+    asked = domains.asked
+    assert asked[0] == min(2.0, 0.3 * left) and all(b >= a for a, b in zip(asked, asked[1:], strict=False))
+    assert max(asked) <= 0.3 * left
+    if move == 0.0:  # the first pause long enough to tell
+        assert asked[-1] >= activation_split.TELLING_S and all(a < activation_split.TELLING_S for a in asked[:-1])
+    elif left < 10 or move == 0.1:
+        assert len(asked) == activation_split.REFINEMENTS
+    else:
+        assert len(asked) > 20
