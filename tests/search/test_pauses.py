@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -70,7 +72,7 @@ def test_pauses_grow_and_end(monkeypatch: pytest.MonkeyPatch, left: float, move:
     monkeypatch.setattr(activation_split, "root_domains", lambda *_: (domains, np.arange(1)))
     split_activations(None, None, 0, None, run)  # type: ignore[arg-type]
     asked = domains.asked
-    assert asked[0] == min(2.0, 0.3 * left) and all(b >= a for a, b in zip(asked, asked[1:], strict=False))
+    assert asked[0] == min(2.0, 0.3 * left) and all(b >= a for a, b in itertools.pairwise(asked))
     assert max(asked) <= 0.3 * left
     if move == 0.0:  # the first pause long enough to tell
         assert asked[-1] >= activation_split.TELLING_S and all(a < activation_split.TELLING_S for a in asked[:-1])
