@@ -290,7 +290,7 @@ struct BoxTeam {
 
     // Rows on h become rows on z, in place.
     VERIFIER_MEMBER void relax_rows(const DenseLayer<T>& layer, int64_t begin, Rows& rows) const {
-        const double chain = chain_gamma<T>(layer.outputs, team.lanes());
+        const double chain = relax_gamma<T>(layer.outputs, (layer.outputs + team.lanes() - 1) / team.lanes());
         const T gamma = round_up<T>(chain);
         T offset[kTile] = {}, loss[kTile] = {};
         for (int64_t i = team.lane(); i < layer.outputs; i += team.lanes()) {

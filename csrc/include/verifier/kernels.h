@@ -138,19 +138,14 @@ std::string cuda_device_name(int device);
 
 // Shared by both devices.
 
-// A row's sum: offset and loss as accumulated in T by `lanes` parallel chains of `steps` additions.
-template <typename T>
-VERIFIER_HD double chain_gamma(int64_t n, int64_t lanes) {
-    return gamma_n(2.0 * static_cast<double>((n + lanes - 1) / lanes) + 8, Precision<T>::kUnit);
-}
-
 // Terms that one lane adds in T before its sum goes on in double: the relaxation step's offset and loss.
 constexpr int64_t kRelaxChain = 16;
 
-// Relative error of those sums in a row of n elements, `steps` of which were added in T before going on in double.
+// Relative error of a row's offset and loss over n elements, `steps` of which were added in T before going on in double.
 template <typename T>
 VERIFIER_HD double relax_gamma(int64_t n, int64_t steps) {
-    return chain_gamma<T>(steps, 1) + (static_cast<double>(n) + 64) * Precision<double>::kUnit;
+    return gamma_n(2.0 * static_cast<double>(steps) + 8, Precision<T>::kUnit) +
+           (static_cast<double>(n) + 64) * Precision<double>::kUnit;
 }
 
 // Where line k of the four starts for a row of a box.
