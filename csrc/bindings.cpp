@@ -354,7 +354,8 @@ PYBIND11_MODULE(_native, module) {
     module.def("compiled_simd_levels", &verifier::compiled_isas);
     module.def("cuda_device_count", &verifier::cuda_device_count);
     module.def("cuda_device_name", &verifier::cuda_device_name);
-    module.attr("most_layers") = verifier::kMostLayers;
+    module.attr("box_pass_layers") = verifier::kMostLayers;
+    module.attr("box_pass_step") = verifier::kStep;
     module.attr("compiler") = VERIFIER_COMPILER;
     module.attr("cuda_architectures") = VERIFIER_CUDA_BUILT;  // empty: built without CUDA
 }

@@ -22,8 +22,6 @@ from verifier.kernels.stages import StagePlan
 
 #: The shared memory that one box may take, which every GPU since compute capability 7.0 has.
 TEAM_BYTES = 96 * 1024
-#: What sums run over is padded to multiples of this, as in csrc/include/verifier/box_pass.h.
-STEP = 4
 #: Inputs from which the forward forms cost more than they save.
 MOST_INPUTS = 32
 
@@ -33,7 +31,7 @@ class Layer:
     """z = W h + b, h = f(z), with the deployed program's rounding; fields as in StagePlan.
 
     Attributes:
-        weight: [N_out, N_in], transposed: [N_in, N_out], the rows of each padded with zeros to a multiple of STEP;
+        weight: [N_out, N_in], transposed: [N_in, N_out], the rows of each padded with zeros as `_stepped` says;
             bias, bias_magnitude: [N_out].
     """
 
@@ -67,7 +65,7 @@ class Chain:
             dtype: of the bounds; must hold every weight exactly.
         """
         module = native()
-        if not 1 <= len(stages) <= module.most_layers or inputs > MOST_INPUTS:
+        if not 1 <= len(stages) <= module.box_pass_layers or inputs > MOST_INPUTS:
             return None
         if getattr(module, f"box_pass_bytes_{dtype.name}")([inputs, *(s.size for s in stages)]) > TEAM_BYTES:
             return None
@@ -109,9 +107,14 @@ def _layer(stage: StagePlan, matrix: np.ndarray, place: Any, dtype: np.dtype) ->
     )
 
 
+def _stepped(n: int) -> int:
+    """The multiple of what sums read at once that n numbers are padded to, as in csrc/include/verifier/box_pass.h."""
+    return n + -n % int(native().box_pass_step)
+
+
 def _padded(matrix: np.ndarray) -> np.ndarray:
-    """With rows of zeros to a multiple of STEP."""
-    return np.ascontiguousarray(np.pad(matrix, ((0, -len(matrix) % STEP), (0, 0))))
+    """With rows of zeros at the end."""
+    return np.ascontiguousarray(np.pad(matrix, ((0, _stepped(len(matrix)) - len(matrix)), (0, 0))))
 
 
 def box_pass(
@@ -152,8 +155,8 @@ def _job(call: Call, layer: Layer) -> dict[str, float]:
     """One layer as the compiled module reads it."""
     inputs, outputs = int(layer.weight.shape[1]), int(layer.bias.shape[0])
     arrays = {
-        "weight": (outputs + -outputs % STEP, inputs),
-        "transposed": (inputs + -inputs % STEP, outputs),
+        "weight": (_stepped(outputs), inputs),
+        "transposed": (_stepped(inputs), outputs),
         "bias": (outputs,),
         "bias_magnitude": (outputs,),
     }
