@@ -18,6 +18,7 @@ from verifier.attack.refine import refine
 from verifier.bounds.engine import BoxEngine
 from verifier.run import Run
 from verifier.spec.groups import Group
+from verifier.spec.representable import towards_ball
 
 #: confirm(case index, point) -> a replayed counterexample, or None
 Confirm = Callable[[int, np.ndarray], object | None]
@@ -205,12 +206,7 @@ class Falsifier:
     def _drawn_in(self, points: np.ndarray) -> np.ndarray:
         """Points [P, N_in] moved towards the center of the set's l1 or l2 ball, a little inside for later rounding."""
         ball = None if self.group.inputs is None else self.group.inputs.ball
-        if ball is None or ball.p not in (1, 2):
-            return points
-        step = points - ball.center
-        size = np.linalg.norm(step if ball.scale is None else step / ball.scale, ord=ball.p, axis=1)
-        inside = (1 - 1e-6) * ball.radius / np.maximum(size, 1e-300)
-        return ball.center + np.where(size > ball.radius, inside, 1.0)[:, None] * step
+        return points if ball is None or ball.p not in (1, 2) else towards_ball(ball, points, 1e-6)
 
     def _promising(self, boxes: np.ndarray, count: int) -> np.ndarray:
         """The boxes whose centres are closest to unsafe."""

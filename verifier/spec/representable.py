@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from verifier.spec.problem import Case, InputSet, Problem
+from verifier.spec.problem import Ball, Case, InputSet, Problem
 
 _REPAIR_ROUNDS = 40
 _MAX_OVERSHOOT = 10
@@ -103,7 +103,8 @@ def snap_to_valid(inputs: InputSet, x: np.ndarray, dtype: str = "float32") -> np
     snapped = onto_box(x)
     for attempt in range(_REPAIR_ROUNDS if not inputs.is_box else 0):
         slack = 2.0 ** (min(attempt, _MAX_OVERSHOOT) - 24)
-        moved = _towards_ball(inputs, _towards_rows(inputs, snapped, slack), slack)
+        moved = _towards_rows(inputs, snapped, slack)
+        moved = moved if inputs.ball is None else towards_ball(inputs.ball, moved, slack)
         if moved is snapped:
             break
         snapped = onto_box(moved)
@@ -123,11 +124,10 @@ def _towards_rows(inputs: InputSet, x: np.ndarray, slack: float) -> np.ndarray:
     return x
 
 
-def _towards_ball(inputs: InputSet, x: np.ndarray, slack: float) -> np.ndarray:
-    """Scale points outside the ball towards its center; p = 0 keeps the largest moves."""
-    ball = inputs.ball
-    if ball is None:
-        return x
+def towards_ball(ball: Ball, x: np.ndarray, slack: float) -> np.ndarray:
+    """Points [..., N_in] outside a ball scaled towards its center, to 1 - slack of its radius; p = 0 keeps the largest
+    moves. Where none is outside, x itself.
+    """
     scale = np.ones_like(ball.center) if ball.scale is None else ball.scale
     step = (x - ball.center) / scale
     if ball.p == 0:

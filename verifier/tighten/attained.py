@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from verifier.bounds.engine import BoxEngine
-from verifier.spec.problem import Ball, InputSet
+from verifier.spec.problem import InputSet
+from verifier.spec.representable import towards_ball
 
 _STARTS, _STEPS = 16, 60
 #: Points evaluated at once, so that many rows of a large network fit in memory.
@@ -69,24 +70,8 @@ def projected(inputs: InputSet, points: np.ndarray) -> np.ndarray:
     points = np.clip(points, inputs.lower, inputs.upper)
     if inputs.ball is None or np.isinf(inputs.ball.p):
         return points
-    return np.clip(_into_ball(inputs.ball, points), inputs.lower, inputs.upper)
-
-
-def _into_ball(ball: Ball, points: np.ndarray) -> np.ndarray:
-    """Pulled straight towards the center (p = 1, 2), or all but the largest moves undone (p = 0)."""
-    center = np.asarray(ball.center, dtype=np.float64)
-    scale = np.ones_like(center) if ball.scale is None else np.asarray(ball.scale, dtype=np.float64)
-    move = (points - center) / scale
-    if ball.p == 0:
-        budget = int(ball.radius)
-        order = np.argsort(-np.abs(move), axis=1)[:, budget:]
-        points = points.copy()
-        np.put_along_axis(points, order, center[order], 1)
-        return points
-    size = np.abs(move).sum(axis=1) if ball.p == 1 else np.linalg.norm(move, axis=1)
     # A hair inside, so that rounding does not leave the ball.
-    factor = np.minimum(1.0, ball.radius * (1.0 - 2.0**-40) / np.maximum(size, 1e-300))
-    return center + (move * factor[:, None]) * scale
+    return np.clip(towards_ball(inputs.ball, points, 2.0**-40), inputs.lower, inputs.upper)
 
 
 def _keep_best(
