@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -157,12 +158,7 @@ class TorchEngine:
         self.soundness = soundness
         self.device = torch.device(device)
         self.network = Network(graph, dtype, self.device, soundness)
-        #: what points are evaluated with, and what attacks follow the gradient of: where bounds need float64 for their
-        #: rounding, points do not, and convolutions in it are slow
-        self.model = self.network if dtype is deployed else Network(graph, deployed, self.device, soundness)
-        logits = _without_final_softmax(graph)
-        self.guide = self.model if logits is graph else Network(logits, deployed, self.device, soundness)
-        self.dtype = dtype
+        self.dtype, self._deployed = dtype, deployed
         on_gpu = self.device.type == "cuda"
         if whole is None:
             whole = on_gpu and kernels_for("cuda")
@@ -175,6 +171,20 @@ class TorchEngine:
         self.flops_per_second, self.ascent_flops_per_second = (1e12, 1e12) if on_gpu else (1e10, 5e9)
         #: the same for rows that take shortcuts, whose own operations are not counted
         self.short_flops_per_second = self.flops_per_second
+
+    @cached_property
+    def model(self) -> Network:
+        """What points are evaluated with: where bounds need float64 for their rounding, points do not, and convolutions
+        in it are slow."""
+        if self.dtype is self._deployed:
+            return self.network
+        return Network(self.graph, self._deployed, self.device, self.soundness)
+
+    @cached_property
+    def guide(self) -> Network:
+        """What attacks follow the gradient of."""
+        logits = _without_final_softmax(self.graph)
+        return self.model if logits is self.graph else Network(logits, self._deployed, self.device, self.soundness)
 
     @torch.no_grad()
     def rounding_share(self, lower: np.ndarray, upper: np.ndarray, rows: np.ndarray) -> float:
