@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from verifier.certify.closest import Closest, attack, attack_within
+from verifier.certify.closest import Closest, Counterexample, attack, attack_within
 from verifier.certify.leaves import Ball, Leaves, Slopes, tighten
 from verifier.certify.linearised import linearised
 from verifier.certify.minimisers import minimisers
@@ -185,8 +185,12 @@ class Bracket:
             best = self.closest.best
             if not found or best is None or best.distance > NOT_LINEAR * self.nearness.distance(self.center, points)[0]:
                 break
-            starts, aims = best.x[None], self.margins.coeffs[self.margins.rivals == best.rival]
+            starts, aims = self._onwards(best)
         self.attack_seconds += time.monotonic() - began
+
+    def _onwards(self, best: Counterexample) -> tuple[np.ndarray, np.ndarray]:
+        """Start and aim of `_project` from a counterexample, towards the class that it has."""
+        return best.x[None], self.margins.coeffs[self.margins.rivals == best.rival]
 
     def _one_query(self, radius: float, seconds: float) -> bool:
         """Decide a ball within some seconds; False where it was left open."""
@@ -203,7 +207,7 @@ class Bracket:
             self._prove(radius, "search")
         best = self.closest.best
         if verdict is Verdict.SAT and best is not None:
-            self._project(best.x[None], self.margins.coeffs[self.margins.rivals == best.rival])
+            self._project(*self._onwards(best))
         return verdict in (Verdict.SAT, Verdict.UNSAT)
 
     def _queries(self) -> None:
