@@ -148,7 +148,8 @@ class DomainEngine(Protocol):
         """Two children of every subdomain, which together cover it; none of the batch may be stuck."""
 
     def refine(self, seconds: float, stopped: Callable[[], bool]) -> bool:
-        """Spend about `seconds` on the bounds that all subdomains share; True where that changed much.
+        """Spend about `seconds` on the bounds that all subdomains share; True where that changed much, or there was
+        too little time to tell.
 
         Batches made before are void then.
         """

@@ -9,7 +9,7 @@ import time
 from itertools import count
 
 from verifier.attack.falsify import Falsifier
-from verifier.bounds.engine import BoxEngine
+from verifier.bounds.engine import BoxEngine, DomainEngine
 from verifier.bounds.roots import root_domains
 from verifier.run import Run
 from verifier.search.input_split import SplitResult
@@ -52,26 +52,8 @@ def split_activations(
     if looking.can_look:
         clauses, tree = tree.clauses, looking
         result = tree.open(clauses)
-    margin = tree.worst
-    for pause in count():
-        seconds = min(FIRST_REFINE_S * GROWTH ** min(pause, REFINEMENTS), REFINE_SHARE * run.remaining())
-        if pause >= REFINEMENTS and seconds < TELLING_S:
-            break
-        result = result or tree.search(time.monotonic() + TRIAL_SHARE * seconds)
-        if result is not None or run.stopped():
-            break
-        with run.stage("refine neurons"):
-            gained = domains.refine(seconds, run.stopped)
-        if not gained:
-            run.say("refine", "tighter bounds of neurons gain too little")
-            break
-        before, clauses, tree = margin, tree.clauses, Tree(domains, falsifier, index, run)
-        result = tree.open(clauses)
-        margin = tree.worst
-        least = LEAST_MOVE if pause + 1 < REFINEMENTS else GOOD_MOVE
-        if seconds >= TELLING_S and margin < (1 - least) * before:
-            run.say("refine", "tighter bounds of neurons no longer move the worst margin")
-            break
+    if result is None:
+        result, tree = _search_with_pauses(domains, tree, falsifier, index, run)
     trees = [tree]
     if result is None and tree.threads > 1:
         trees = tree.side_by_side(min(tree.threads, MOST_TREES), SharedFalsifier(falsifier))
@@ -81,3 +63,32 @@ def split_activations(
     if looks:
         run.say("cut off", f"{looks} closer looks closed {sum(t.closed_by_looks for t in trees)} subdomains")
     return result
+
+
+def _search_with_pauses(
+    domains: DomainEngine, tree: Tree, falsifier: Falsifier, index: int, run: Run
+) -> tuple[SplitResult | None, Tree]:
+    """Search, and pause to tighten what all subdomains share while that pays; what was decided, and the last tree."""
+    result, margin = None, tree.worst
+    for pause in count():
+        seconds = min(FIRST_REFINE_S * GROWTH ** min(pause, REFINEMENTS), REFINE_SHARE * run.remaining())
+        if pause >= REFINEMENTS and seconds < TELLING_S:
+            break
+        result = tree.search(time.monotonic() + TRIAL_SHARE * seconds)
+        if result is not None or run.stopped():
+            break
+        with run.stage("refine neurons"):
+            gained = domains.refine(seconds, run.stopped)
+        if not gained:
+            run.say("refine", "tighter bounds of neurons gain too little")
+            break
+        before, clauses, tree = margin, tree.clauses, Tree(domains, falsifier, index, run)
+        result = tree.open(clauses)
+        if result is not None:
+            break
+        margin = tree.worst
+        least = LEAST_MOVE if pause + 1 < REFINEMENTS else GOOD_MOVE
+        if seconds >= TELLING_S and margin < (1 - least) * before:
+            run.say("refine", "tighter bounds of neurons no longer move the worst margin")
+            break
+    return result, tree
