@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -100,6 +101,20 @@ def float32_in_order(graph: Graph, points: np.ndarray, rng: np.random.Generator,
                 total = total + h[:, j : j + 1] * weight[j]
         h = total.astype(np.float32)
     return h
+
+
+#: Networks that the compiled engine splits, one of each kind.
+SPLITTABLE: dict[str, Callable[[np.random.Generator], Graph]] = {
+    "dense": lambda rng: chain(rng, [6, 30, 25, 30, 3]),
+    "leaky": lambda rng: chain(rng, [4, 17, 19, 3], "LeakyRelu", alpha=0.1),
+    "double": lambda rng: chain(rng, [5, 20, 20, 4], dtype="float64"),
+    "sigmoid": lambda rng: chain(rng, [5, 12, 12, 3], "Sigmoid"),
+    "residual": residual,
+}
+
+
+def never() -> bool:
+    return False
 
 
 def crown(graph: Graph, lower: np.ndarray, upper: np.ndarray, rows: np.ndarray) -> np.ndarray:

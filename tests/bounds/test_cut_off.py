@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from native_nets import chain, residual
-from test_native_domains import CASES, domains_of, inside, never, points_in, stage_values
+from native_nets import SPLITTABLE, chain, never, residual
+from test_native_domains import domains_of, inside, points_in, stage_values
 
 from verifier.bounds.native_domains import NativeDomains
 from verifier.graph.evaluate import evaluate
@@ -23,7 +23,7 @@ def with_limit(domains: NativeDomains, limit: float) -> NativeDomains:
 def dense_case(seed: int, share: float) -> tuple[Graph, np.ndarray, NativeDomains, np.ndarray, np.ndarray]:
     """A network, its row, its domains with a limit that this share of the points meets, the points and which do."""
     rng = np.random.default_rng(seed)
-    graph = CASES[("dense", "leaky", "double")[seed % 3]](rng)
+    graph = SPLITTABLE[("dense", "leaky", "double")[seed % 3]](rng)
     row = rng.normal(size=(1, graph.output_size))
     domains = domains_of(graph, row, 0.4, seed, threads=2)
     points = points_in(domains, 4000)

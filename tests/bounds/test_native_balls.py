@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
-from native_nets import chain, float32_in_order, residual
+from native_nets import SPLITTABLE, chain, float32_in_order, never
 
 from verifier.bounds.clauses import PaddedClauses
 from verifier.bounds.native_domains import NativeDomains
 from verifier.bounds.native_engine import NativeEngine
 from verifier.graph.evaluate import evaluate
-from verifier.graph.ir import Graph
 from verifier.spec.problem import Ball, InputSet
-
-CASES: dict[str, Callable[[np.random.Generator], Graph]] = {
-    "dense": lambda rng: chain(rng, [6, 30, 25, 30, 3]),
-    "leaky": lambda rng: chain(rng, [4, 17, 19, 3], "LeakyRelu", alpha=0.1),
-    "double": lambda rng: chain(rng, [5, 20, 20, 4], dtype="float64"),
-    "sigmoid": lambda rng: chain(rng, [5, 12, 12, 3], "Sigmoid"),
-    "residual": residual,
-}
-
-
-def never() -> bool:
-    return False
 
 
 def ball_of(rng: np.random.Generator, features: int, radius: float, *, fixed: int = 0) -> InputSet:
@@ -58,10 +43,10 @@ def points_in(inputs: InputSet, count: int) -> np.ndarray:
 
 @pytest.mark.parametrize("iterations", [0, 15])
 @pytest.mark.parametrize("radius", [0.05, 0.8])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", SPLITTABLE)
 def test_no_point_escapes_the_root_or_its_children(case: str, radius: float, iterations: int) -> None:
     rng = np.random.default_rng(3)
-    graph = CASES[case](rng)
+    graph = SPLITTABLE[case](rng)
     inputs = ball_of(rng, graph.input_size, radius)
     rows = np.concatenate([np.eye(graph.output_size), rng.normal(size=(3, graph.output_size))])
     domains = domains_of(NativeEngine(graph, threads=1), inputs, rows)

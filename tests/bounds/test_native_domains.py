@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 
 import numpy as np
 import pytest
-from native_nets import chain, float32_in_order, residual
+from native_nets import SPLITTABLE, chain, float32_in_order, never
 
 from verifier.bounds.clauses import PaddedClauses
 from verifier.bounds.native_domains import NativeBatch, NativeDomains
@@ -15,18 +14,6 @@ from verifier.bounds.native_engine import NativeEngine
 from verifier.bounds.native_refine import TELLING_ROUNDS, Refinement
 from verifier.graph.evaluate import evaluate
 from verifier.graph.ir import Graph
-
-CASES: dict[str, Callable[[np.random.Generator], Graph]] = {
-    "dense": lambda rng: chain(rng, [6, 30, 25, 30, 3]),
-    "leaky": lambda rng: chain(rng, [4, 17, 19, 3], "LeakyRelu", alpha=0.1),
-    "double": lambda rng: chain(rng, [5, 20, 20, 4], dtype="float64"),
-    "sigmoid": lambda rng: chain(rng, [5, 12, 12, 3], "Sigmoid"),
-    "residual": residual,
-}
-
-
-def never() -> bool:
-    return False
 
 
 def domains_of(graph: Graph, rows: np.ndarray, radius: float, seed: int, threads: int = 1) -> NativeDomains:
@@ -71,10 +58,10 @@ def inside(batch: NativeBatch, b: int, z: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("iterations", [0, 15])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", SPLITTABLE)
 def test_no_point_escapes_the_root(case: str, iterations: int) -> None:
     rng = np.random.default_rng(3)
-    graph = CASES[case](rng)
+    graph = SPLITTABLE[case](rng)
     rows = np.concatenate([np.eye(graph.output_size), rng.normal(size=(3, graph.output_size))])
     domains = domains_of(graph, rows, 0.3, 1, threads=2)
     if iterations:
@@ -90,7 +77,7 @@ def test_no_point_escapes_the_root(case: str, iterations: int) -> None:
 @pytest.mark.parametrize("case", ["dense", "leaky", "double"])
 def test_children_cover_and_hold(case: str) -> None:
     rng = np.random.default_rng(5)
-    graph = CASES[case](rng)
+    graph = SPLITTABLE[case](rng)
     row = rng.normal(size=(1, graph.output_size))
     domains = domains_of(graph, row, 0.4, 2)
     points = points_in(domains, 3000)
@@ -136,7 +123,7 @@ def test_agrees_with_torch(case: str) -> None:
     from verifier.bounds.torch_engine import TorchEngine
 
     rng = np.random.default_rng(11)
-    graph = CASES[case](rng)
+    graph = SPLITTABLE[case](rng)
     rows = rng.normal(size=(4, graph.output_size))
     ours = domains_of(graph, rows, 0.2, 4)
     lower, upper = ours.box  # type: ignore[attr-defined]
