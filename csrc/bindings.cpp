@@ -297,8 +297,8 @@ void scale_boxes(bool cuda, intptr_t where, const py::dict& given) {
 template <typename T>
 verifier::DenseLayer<T> dense_layer_from(const py::dict& given) {
     const Job in(given);
-    return {in.size("inputs"), in.size("outputs"), static_cast<verifier::Function>(in.size("function")),
-            in.number("alpha"), in.number("deviation"), in.pointer<T>("weight"), in.pointer<T>("transposed"),
+    return {static_cast<int>(in.size("inputs")), static_cast<int>(in.size("outputs")),
+            static_cast<verifier::Function>(in.size("function")), in.number("alpha"), in.number("deviation"), in.pointer<T>("weight"), in.pointer<T>("transposed"),
             in.pointer<T>("bias"), in.pointer<T>("bias_magnitude"), in.number("row_magnitude"),
             {in.number("deployed_unit"), in.number("products"), in.number("fused")}, in.number("tiny"), in.number("flush")};
 }

@@ -11,16 +11,32 @@ struct OneThread {
     static constexpr int kGroups = 1;
 
     template <typename Body>
-    void each(int64_t count, Body body) const {
-        for (int64_t i = 0; i < count; ++i) body(i);
+    void each(int count, Body body) const {
+        for (int i = 0; i < count; ++i) body(i);
     }
     template <typename Body>
-    void tiles(int64_t count, Body body) const {
-        for (int64_t tile = 0; tile < count; ++tile) body(tile, 0);
+    void tiles(int count, Body body) const {
+        for (int tile = 0; tile < count; ++tile) body(tile, 0);
     }
-    int64_t lane() const { return 0; }
-    int64_t lanes() const { return 1; }
-    double sum(double x) const { return x; }
+    int lane() const { return 0; }
+    int lanes() const { return 1; }
+    template <int kCount, typename Body>
+    void sums(const double (&x)[kCount], const double (&y)[kCount], Body body) const {
+        for (int r = 0; r < kCount; ++r) body(r, x[r], y[r]);
+    }
+    template <typename Value>
+    double total(int count, Value value) const {
+        double sum = 0;
+        for (int i = 0; i < count; ++i) sum += value(i);
+        return sum;
+    }
+    template <typename Keep>
+    int collect(int count, Keep keep, int32_t* list) const {
+        int found = 0;
+        for (int i = 0; i < count; ++i)
+            if (keep(i)) list[found++] = i;
+        return found;
+    }
     void group_sync() const {}
     void sync() const {}
 };

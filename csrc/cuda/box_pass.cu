@@ -11,19 +11,38 @@ struct BlockThreads {
     static constexpr int kGroups = kWarps;
 
     template <typename Body>
-    __device__ void each(int64_t count, Body body) const {
-        for (int64_t i = threadIdx.x; i < count; i += kTeam) body(i);
+    __device__ void each(int count, Body body) const {
+        for (int i = threadIdx.x; i < count; i += kTeam) body(i);
     }
     template <typename Body>
-    __device__ void tiles(int64_t count, Body body) const {
+    __device__ void tiles(int count, Body body) const {
         const int warp = threadIdx.x / 32;
-        for (int64_t tile = warp; tile < count; tile += kWarps) body(tile, warp);
+        for (int tile = warp; tile < count; tile += kWarps) body(tile, warp);
     }
-    __device__ int64_t lane() const { return threadIdx.x % 32; }
-    __device__ int64_t lanes() const { return 32; }
-    __device__ double sum(double x) const {
-        for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
-        return x;
+    __device__ int lane() const { return threadIdx.x % 32; }
+    __device__ int lanes() const { return 32; }
+    template <int kCount, typename Body>
+    __device__ void sums(double (&x)[kCount], double (&y)[kCount], Body body) const {
+        const double first = warp_sums(x), second = warp_sums(y);
+        if (lane() < kCount) body(lane(), first, second);
+    }
+    template <typename Value>
+    __device__ double total(int count, Value value) const {
+        double sum[1] = {};
+        for (int i = lane(); i < count; i += 32) sum[0] += value(i);
+        return warp_sums(sum);
+    }
+    template <typename Keep>
+    __device__ int collect(int count, Keep keep, int32_t* list) const {
+        int found = 0;
+        for (int begin = 0; begin < count; begin += 32) {
+            const int i = begin + lane();
+            const bool kept = i < count && keep(i);
+            const unsigned all = __ballot_sync(0xffffffffu, kept);
+            if (kept) list[found + __popc(all & ((1u << lane()) - 1))] = i;
+            found += __popc(all);
+        }
+        return found;
     }
     __device__ void group_sync() const { __syncwarp(); }
     __device__ void sync() const { __syncthreads(); }

@@ -16,11 +16,13 @@ __device__ Pack<T, kWidth> pack(const T* p) {
     return *reinterpret_cast<const Pack<T, kWidth>*>(p);
 }
 
+constexpr int kSharing = 8, kRelaxBlocks = 2;
+
 // A block carries kRows rows of a box at a time, so that lines and costs are read once for all of them.
 template <typename T, bool kSplit, int kRows, int kWidth>
-__global__ void __launch_bounds__(kThreads, 2) relax_rows(const __grid_constant__ RelaxStep<T> job) {
+__global__ void __launch_bounds__(kThreads, kRelaxBlocks) relax_rows(const __grid_constant__ RelaxStep<T> job) {
     using Packed = Pack<T, kWidth>;
-    __shared__ double scratch[32];
+    __shared__ double scratch[kThreads / 32][2 * kRows];
     const double chain = relax_gamma<T>(job.n, kWidth);
     const T gamma = round_up<T>(chain);
     const T* const lines[] = {job.slope_lower, job.offset_lower, job.slope_upper, job.offset_upper};
@@ -28,7 +30,7 @@ __global__ void __launch_bounds__(kThreads, 2) relax_rows(const __grid_constant_
     for (int64_t tile = blockIdx.x; tile < job.boxes * tiles; tile += gridDim.x) {
         const int64_t box = tile / tiles, first = box * job.rows + tile % tiles * kRows;
         const int64_t count = smaller<int64_t>(kRows, (box + 1) * job.rows - first), own = box * job.n;
-        double total[kRows] = {}, lost[kRows] = {};
+        double sums[2 * kRows] = {};  // offsets, losses
         for (int64_t i = threadIdx.x * kWidth; i < job.n; i += static_cast<int64_t>(blockDim.x) * kWidth) {
             Packed coeffs[kRows], shared[4], bias{}, magnitude{}, charge{}, sign{};
 #pragma unroll
@@ -57,15 +59,19 @@ __global__ void __launch_bounds__(kThreads, 2) relax_rows(const __grid_constant_
                                                  line[3].at[w], bias.at[w], kSplit ? sign.at[w] * multiplier.at[w] : T(0),
                                                  magnitude.at[w], charge.at[w], gamma, offset, loss);
                 *reinterpret_cast<Packed*>(job.out + at) = out;
-                total[r] += offset, lost[r] += loss;
+                sums[r] += offset, sums[kRows + r] += loss;
             }
         }
-#pragma unroll
-        for (int r = 0; r < kRows; ++r) {
-            const double offset = block_sum(total[r], scratch), loss = block_sum(lost[r], scratch);
-            if (threadIdx.x != 0 || r >= count) continue;
-            job.offset[first + r] += offset;
-            job.loss[first + r] += loss * (1 + 4 * chain) + static_cast<double>(job.n) * 8 * Precision<T>::kTiny;
+        const double sum = warp_sums(sums);
+        __syncthreads();
+        if (threadIdx.x % 32 < 2 * kRows) scratch[threadIdx.x / 32][threadIdx.x % 32] = sum;
+        __syncthreads();
+        if (threadIdx.x < count) {
+            double offset = 0, loss = 0;
+            for (unsigned warp = 0; warp < blockDim.x / 32; ++warp)
+                offset += scratch[warp][threadIdx.x], loss += scratch[warp][kRows + threadIdx.x];
+            job.offset[first + threadIdx.x] += offset;
+            job.loss[first + threadIdx.x] += loss * (1 + 4 * chain) + static_cast<double>(job.n) * 8 * Precision<T>::kTiny;
         }
     }
 }
@@ -95,8 +101,8 @@ void relax_as_packed(const RelaxStep<T>& job, intptr_t stream) {
 template <typename T>
 void relax_step(const RelaxStep<T>& job, intptr_t stream) {
     if (job.boxes * job.rows == 0 || job.n == 0) return;
-    if (job.split_sign) job.rows > 2 ? relax_as_packed<T, true, 8>(job, stream) : relax_as_packed<T, true, 1>(job, stream);
-    else job.rows > 2 ? relax_as_packed<T, false, 8>(job, stream) : relax_as_packed<T, false, 1>(job, stream);
+    if (job.split_sign) job.rows > 2 ? relax_as_packed<T, true, kSharing>(job, stream) : relax_as_packed<T, true, 1>(job, stream);
+    else job.rows > 2 ? relax_as_packed<T, false, kSharing>(job, stream) : relax_as_packed<T, false, 1>(job, stream);
 }
 
 // Largest x over the block and the first index that has it.

@@ -38,6 +38,24 @@ inline unsigned threads_for(int64_t n) {
     return static_cast<unsigned>(std::min<int64_t>((n + 31) / 32 * 32, kThreads));
 }
 
+// Sums over the warp of kCount values a thread, kCount a power of two: each lane's is that of value lane % kCount.
+template <int kCount, int kHalf = kCount / 2>
+__device__ double warp_sums(double (&x)[kCount]) {
+    if constexpr (kHalf > 0) {
+        const bool second = threadIdx.x & kHalf;
+#pragma unroll
+        for (int i = 0; i < kHalf; ++i) {  // half of the values go to the lane that keeps those
+            const double given = second ? x[i] : x[i + kHalf], kept = second ? x[i + kHalf] : x[i];
+            x[i] = kept + __shfl_xor_sync(0xffffffffu, given, kHalf);
+        }
+        return warp_sums<kCount, kHalf / 2>(x);
+    } else {
+        double sum = x[0];
+        for (int step = kCount; step < 32; step *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+        return sum;
+    }
+}
+
 // Sum of x over the block, in every thread; `scratch` holds one double per warp.
 __device__ inline double block_sum(double x, double* scratch) {
     for (int step = 16; step > 0; step /= 2) x += __shfl_down_sync(0xffffffffu, x, step);

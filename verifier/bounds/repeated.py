@@ -6,6 +6,7 @@ them. A graph starts them all at once.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -38,7 +39,9 @@ class Repeated:
     def _runs_without_waiting(self) -> bool:
         """Run the step aside, as recording wants it, which also starts what may not be started while recording."""
         mode = torch.cuda.get_sync_debug_mode()
-        torch.cuda.set_sync_debug_mode("error")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that this mode does not find every such call
+            torch.cuda.set_sync_debug_mode("error")
         try:
             with _aside():
                 self._step()

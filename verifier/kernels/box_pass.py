@@ -31,10 +31,11 @@ class Layer:
     """z = W h + b, h = f(z), with the deployed program's rounding; fields as in StagePlan.
 
     Attributes:
-        weight: [N_out, N_in], transposed: [N_in, N_out], the rows of each padded with zeros as `_stepped` says;
+        inputs: N_in. weight: [N_out, N_in], transposed: [N_in, N_out], both axes of each padded with zeros as `_stepped` says;
             bias, bias_magnitude: [N_out].
     """
 
+    inputs: int
     weight: Array
     transposed: Array
     bias: Array
@@ -91,6 +92,7 @@ def _matrix(stage: StagePlan, index: int, inputs: int) -> np.ndarray | None:
 def _layer(stage: StagePlan, matrix: np.ndarray, place: Any, dtype: np.dtype) -> Layer:
     above = np.nextafter(stage.bias_magnitude.astype(dtype), np.inf)
     return Layer(
+        inputs=matrix.shape[1],
         weight=place(_padded(matrix.astype(dtype))),
         transposed=place(_padded(matrix.T.astype(dtype))),
         bias=place(stage.bias.astype(dtype)),
@@ -113,8 +115,8 @@ def _stepped(n: int) -> int:
 
 
 def _padded(matrix: np.ndarray) -> np.ndarray:
-    """With rows of zeros at the end."""
-    return np.ascontiguousarray(np.pad(matrix, ((0, _stepped(len(matrix)) - len(matrix)), (0, 0))))
+    """With zeros at the end of both axes."""
+    return np.ascontiguousarray(np.pad(matrix, [(0, _stepped(n) - n) for n in matrix.shape]))
 
 
 def box_pass(
@@ -134,7 +136,7 @@ def box_pass(
     Raises:
         ShapeError: shapes, dtypes, libraries or devices do not fit.
     """
-    n = int(chain.layers[0].weight.shape[1])
+    n = chain.layers[0].inputs
     outputs = int(chain.layers[-1].bias.shape[0])
     if lower.ndim != 2 or rows.ndim != 2:
         raise ShapeError(
@@ -153,10 +155,10 @@ def box_pass(
 
 def _job(call: Call, layer: Layer) -> dict[str, float]:
     """One layer as the compiled module reads it."""
-    inputs, outputs = int(layer.weight.shape[1]), int(layer.bias.shape[0])
+    inputs, outputs = layer.inputs, int(layer.bias.shape[0])
     arrays = {
-        "weight": (_stepped(outputs), inputs),
-        "transposed": (_stepped(inputs), outputs),
+        "weight": (_stepped(outputs), _stepped(inputs)),
+        "transposed": (_stepped(inputs), _stepped(outputs)),
         "bias": (outputs,),
         "bias_magnitude": (outputs,),
     }

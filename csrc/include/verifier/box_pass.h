@@ -13,18 +13,18 @@
 namespace verifier {
 
 constexpr int kMostLayers = 16;
-constexpr int kTile = 8, kColumnTile = 4;  // rows of the backward passes and columns of the forward pass carried together
-constexpr int64_t kStep = 4;               // neurons read at once: what sums run over is padded with zeros to multiples
+constexpr int kTile = 8, kColumnTile = 5;  // rows of the backward passes and columns of the forward pass carried together
+constexpr int kStep = 4;                   // neurons read at once: what sums run over is padded with zeros to multiples
 
-VERIFIER_HD int64_t stepped(int64_t n) { return (n + kStep - 1) / kStep * kStep; }
+VERIFIER_HD int stepped(int n) { return (n + kStep - 1) / kStep * kStep; }
 
 // z = W h + b, h = f(z).
 template <typename T>
 struct DenseLayer {
-    int64_t inputs, outputs;
+    int inputs, outputs;
     Function function;
     double alpha, deviation;         // see `enclose`
-    const T *weight, *transposed;    // W [stepped(outputs), inputs]; [stepped(inputs), outputs]
+    const T *weight, *transposed;    // W and W^T, both axes padded to `stepped` with zeros
     const T *bias, *bias_magnitude;  // [outputs]; >= |bias|, terms summed before cancellation
     double row_magnitude;            // largest sum of |W| over a row
     SumError error;                  // the deployed program's rounding, with the two below as in Stage of plan.h
@@ -47,16 +47,16 @@ struct BoxPass {
 // mid(xi) - half(xi) <= h <= mid(xi) + half(xi), each side a valid line; mid(n) and half(n) are the constants.
 // W carries the first n + 2 columns, |W| the others.
 struct FormColumns {
-    int64_t n, count;
+    int n, count;
 
-    VERIFIER_MEMBER explicit FormColumns(int64_t inputs) : n(inputs), count(2 * inputs + 6) {}
-    VERIFIER_MEMBER int64_t mid(int64_t c) const { return c; }
-    VERIFIER_MEMBER int64_t center() const { return n + 1; }  // of the interval
-    VERIFIER_MEMBER int64_t half(int64_t c) const { return n + 2 + c; }
-    VERIFIER_MEMBER int64_t radius() const { return 2 * n + 3; }
-    VERIFIER_MEMBER int64_t most() const { return 2 * n + 4; }    // >= |h|
-    VERIFIER_MEMBER int64_t scale() const { return 2 * n + 5; }   // sum of the forms' |coefficients|
-    VERIFIER_MEMBER int64_t signed_count() const { return n + 2; }
+    VERIFIER_MEMBER explicit FormColumns(int inputs) : n(inputs), count(2 * inputs + 6) {}
+    VERIFIER_MEMBER int mid(int c) const { return c; }
+    VERIFIER_MEMBER int center() const { return n + 1; }  // of the interval
+    VERIFIER_MEMBER int half(int c) const { return n + 2 + c; }
+    VERIFIER_MEMBER int radius() const { return 2 * n + 3; }
+    VERIFIER_MEMBER int most() const { return 2 * n + 4; }    // >= |h|
+    VERIFIER_MEMBER int scale() const { return 2 * n + 5; }   // sum of the forms' |coefficients|
+    VERIFIER_MEMBER int signed_count() const { return n + 2; }
 };
 
 // One team's memory, cut from one piece: what its threads share, and two buffers of rows for each of its groups.
@@ -69,12 +69,13 @@ struct BoxSpace {
     T *slope_lower, *offset_lower, *slope_upper, *offset_upper, *reach, *charge;  // [neurons]
     int32_t* open;                   // [width]
     int32_t *open_count, *failed;
-    int64_t width, bytes;            // width: of the widest layer, the inputs included, padded
+    int width;                       // of the widest layer, the inputs included, padded
+    int64_t bytes;
 
     // `size(k)` is the number of inputs, then of each layer's neurons.
     template <typename Size>
     VERIFIER_MEMBER BoxSpace(int count, Size size, int groups, char* memory) : width(0) {
-        int64_t neurons = 0;
+        int neurons = 0;
         for (int k = 0; k <= count; ++k) {
             width = larger(width, stepped(size(k)));
             neurons += k ? size(k) : 0;

@@ -8,8 +8,11 @@
 // A team is a class with
 //     each(n, body)   body(i) once for every i < n, on any of its threads;
 //     tiles(n, body)  body(tile, group) for every tile < n, by all threads of one group;
-//     lane(), lanes() a thread's place in its group; group_sync(), and sum(x) over the group, known to all of it;
-//     sync()          and the constant kGroups.
+//     lane(), lanes() a thread's place in its group; group_sync(); sync(); the constant kGroups;
+// and of one group, called by all of it:
+//     sums(x, y, body)       body(r, sum of x[r], sum of y[r]) once for every r, on any thread;
+//     total(n, value)        the sum of value(i) over i < n, known to all;
+//     collect(n, keep, list) puts every i < n that keep(i) names into the list, in order; their number.
 // Control flow depends on nothing that may differ between threads of a group: a failed box runs to its end.
 #pragma once
 
@@ -24,7 +27,8 @@ struct BoxTeam {
     BoxSpace<T> space;
     Team team;
     FormColumns columns;
-    int64_t box = 0, first = 0;  // first: number of the current layer's first neuron
+    int64_t box = 0;
+    int first = 0;  // first: number of the current layer's first neuron
     T *source = nullptr, *target = nullptr;  // forms of the current layer's inputs; of its neurons
 
     VERIFIER_MEMBER BoxTeam(const BoxPass<T>& given, char* memory, Team threads)
@@ -49,9 +53,9 @@ struct BoxTeam {
     }
 
   private:
-    VERIFIER_MEMBER int64_t inputs() const { return job.layers[0].inputs; }
-    VERIFIER_MEMBER double low_of(int64_t i) const { return job.lower[box * inputs() + i]; }
-    VERIFIER_MEMBER double high_of(int64_t i) const { return job.upper[box * inputs() + i]; }
+    VERIFIER_MEMBER int inputs() const { return job.layers[0].inputs; }
+    VERIFIER_MEMBER double low_of(int i) const { return job.lower[box * inputs() + i]; }
+    VERIFIER_MEMBER double high_of(int i) const { return job.upper[box * inputs() + i]; }
     VERIFIER_MEMBER static double size(double x) { return size_of(x); }
 
     // A number that must be claimable; NaN is not.
@@ -61,11 +65,11 @@ struct BoxTeam {
 
     VERIFIER_MEMBER void enter() {
         T* h = source;
-        const int64_t n = inputs(), width = space.width;
-        team.each(columns.count * width, [&](int64_t i) { h[i] = 0; });
-        team.each(1, [&](int64_t) { *space.failed = 0; });
+        const int n = inputs(), width = space.width;
+        team.each(columns.count * width, [&](int i) { h[i] = 0; });
+        team.each(1, [&](int) { *space.failed = 0; });
         team.sync();
-        team.each(n, [&](int64_t i) {
+        team.each(n, [&](int i) {
             const double low = low_of(i), high = high_of(i), limit = Precision<T>::kHuge;
             require(low <= high && low >= -limit && high <= limit);
             const T center = static_cast<T>(0.5 * low + 0.5 * high);
@@ -79,29 +83,25 @@ struct BoxTeam {
             h[columns.scale() * width + i] = most;
         });
         team.sync();
-        team.each(1, [&](int64_t) {
-            space.h_sum[0] = sum_of_column(h, columns.most(), n);
+        team.tiles(1, [&](int, int) {
+            const double h_sum = team.total(n, [&](int i) { return h[columns.most() * width + i]; }) * (1 + 1e-12);
+            if (team.lane() != 0) return;
+            space.h_sum[0] = h_sum;
             space.tiny[0] = 16 * Precision<T>::kTiny * static_cast<double>(n + 4) * (4 + space.h_sum[0]);
         });
         team.sync();
     }
 
-    VERIFIER_MEMBER double sum_of_column(const T* h, int64_t column, int64_t count) const {
-        double sum = 0;
-        for (int64_t i = 0; i < count; ++i) sum += h[column * space.width + i];
-        return sum * (1 + 1e-12);
-    }
-
     // Every column of h through W or |W|.
     VERIFIER_MEMBER void forward(int k) {
         const DenseLayer<T>& layer = job.layers[k];
-        const int64_t with_sign = columns.signed_count(), width = space.width;
-        const int64_t first_tiles = (with_sign + kColumnTile - 1) / kColumnTile;
-        const int64_t other_tiles = (columns.count - with_sign + kColumnTile - 1) / kColumnTile;
-        team.tiles(first_tiles + other_tiles, [&](int64_t tile, int) {
+        const int with_sign = columns.signed_count(), width = space.width;
+        const int first_tiles = (with_sign + kColumnTile - 1) / kColumnTile;
+        const int other_tiles = (columns.count - with_sign + kColumnTile - 1) / kColumnTile;
+        team.tiles(first_tiles + other_tiles, [&](int tile, int) {
             const bool is_signed = tile < first_tiles;
-            const int64_t begin = is_signed ? tile * kColumnTile : with_sign + (tile - first_tiles) * kColumnTile;
-            const int64_t count = smaller<int64_t>(kColumnTile, (is_signed ? with_sign : columns.count) - begin);
+            const int begin = is_signed ? tile * kColumnTile : with_sign + (tile - first_tiles) * kColumnTile;
+            const int count = smaller<int>(kColumnTile, (is_signed ? with_sign : columns.count) - begin);
             const T* h = source + begin * width;
             T* z = target + begin * width;
             if (is_signed) product<kColumnTile, false>(h, count, layer.inputs, layer.transposed, layer.outputs, z);
@@ -110,75 +110,67 @@ struct BoxTeam {
         team.sync();
     }
 
-    // Rows p [count <= kRows, from] times a matrix [stepped(from), to], or its absolute values, by one group. Rows lie
-    // `width` apart; what pads them is zero, before and after.
+    // Rows p [count <= kRows, from] times a matrix [stepped(from), stepped(to)], or its absolute values, by one group.
+    // Rows lie `width` apart; what pads rows and matrix is zero.
     template <int kRows, bool kAbsolute>
-    VERIFIER_MEMBER void product(const T* p, int64_t count, int64_t from, const T* matrix, int64_t to, T* result) const {
+    VERIFIER_MEMBER void product(const T* p, int count, int from, const T* matrix, int to, T* result) const {
         constexpr int kColumns = 2;
-        const int64_t width = space.width, lanes = team.lanes();
-        for (int64_t first_column = team.lane(); first_column < stepped(to); first_column += kColumns * lanes) {
-            const T* w[kColumns];
-            VERIFIER_UNROLL
-            for (int c = 0; c < kColumns; ++c) w[c] = matrix + smaller(first_column + c * lanes, to - 1);
+        const int columns = stepped(to);
+        for (int column = kColumns * team.lane(); column < columns; column += kColumns * team.lanes()) {
             T sums[kRows][kColumns] = {};
-            for (int64_t i = 0; i < from; i += kStep) {
+            for (int i = 0; i < from; i += kStep) {
                 T weights[kStep][kColumns], values[kRows][kStep];
+                VERIFIER_UNROLL
+                for (int u = 0; u < kStep; ++u) read(matrix + (i + u) * columns + column, weights[u]);
+                VERIFIER_UNROLL
+                for (int r = 0; r < kRows; ++r) read(p + smaller(r, count - 1) * space.width + i, values[r]);
                 VERIFIER_UNROLL
                 for (int u = 0; u < kStep; ++u) {
                     VERIFIER_UNROLL
                     for (int c = 0; c < kColumns; ++c) {
-                        const T x = w[c][(i + u) * to];
-                        weights[u][c] = kAbsolute ? size_of(x) : x;
-                    }
-                }
-                VERIFIER_UNROLL
-                for (int r = 0; r < kRows; ++r) read_step(p + smaller<int64_t>(r, count - 1) * width + i, values[r]);
-                VERIFIER_UNROLL
-                for (int u = 0; u < kStep; ++u) {
-                    VERIFIER_UNROLL
-                    for (int r = 0; r < kRows; ++r) {
+                        const T weight = kAbsolute ? size_of(weights[u][c]) : weights[u][c];
                         VERIFIER_UNROLL
-                        for (int c = 0; c < kColumns; ++c) sums[r][c] += values[r][u] * weights[u][c];
+                        for (int r = 0; r < kRows; ++r) sums[r][c] += values[r][u] * weight;
                     }
                 }
             }
             VERIFIER_UNROLL
             for (int r = 0; r < kRows; ++r) {
                 VERIFIER_UNROLL
-                for (int c = 0; c < kColumns; ++c) {
-                    const int64_t column = first_column + c * lanes;
-                    if (r < count && column < stepped(to)) result[r * width + column] = column < to ? sums[r][c] : T(0);
-                }
+                for (int c = 0; c < kColumns; ++c)
+                    if (r < count) result[r * space.width + column + c] = sums[r][c];
             }
         }
     }
 
-    // Four neighbours, aligned to 16 bytes.
-    VERIFIER_MEMBER static void read_step(const T* p, T* values) {
-        struct alignas(16) Four {
-            T at[kStep];
+    // Neighbours, aligned to what they take together, 16 bytes at most.
+    template <int kCount>
+    VERIFIER_MEMBER static void read(const T* p, T (&values)[kCount]) {
+        struct alignas(kCount * sizeof(T) < 16 ? kCount * sizeof(T) : 16) Pack {
+            T at[kCount];
         };
-        const Four four = *reinterpret_cast<const Four*>(p);
+        const Pack pack = *reinterpret_cast<const Pack*>(p);
         VERIFIER_UNROLL
-        for (int u = 0; u < kStep; ++u) values[u] = four.at[u];
+        for (int u = 0; u < kCount; ++u) values[u] = pack.at[u];
     }
 
     // Error of the deployed program's z_i, of which |W| hmax <= size and |z| <= reach are known.
-    VERIFIER_MEMBER double deployed(int k, int64_t i, double size, double reach) const {
+    VERIFIER_MEMBER double deployed(int k, int i, double size, double reach) const {
         const DenseLayer<T>& layer = job.layers[k];
         return (layer.error(size, reach, layer.bias_magnitude[i]) + layer.tiny + layer.flush * space.h_sum[k]) * (1 + 1e-12);
     }
 
-    // Bounds of z, the better of the interval and the forms; the constants of the forms get bias and errors.
+    // Bounds of z, the better of the interval and the forms; the constants of the forms get bias and errors. Until
+    // `relax`, the charge is what the deployed program's z may be off by.
     VERIFIER_MEMBER void close(int k) {
         const DenseLayer<T>& layer = job.layers[k];
         T* z = target;
-        const int64_t n = inputs(), width = space.width;
+        const int n = inputs(), width = space.width;
         const double gamma = safe_gamma<T>(static_cast<double>(layer.inputs) + 10);
         const double underflow = 16 * Precision<T>::kTiny * static_cast<double>(n + 4) *
                                  (static_cast<double>(layer.inputs) + 4 + layer.row_magnitude);
-        team.each(layer.outputs, [&](int64_t i) {
-            const auto at = [&](int64_t column) -> T& { return z[column * width + i]; };
+        team.each(layer.outputs, [&](int i) {
+            const auto at = [&](int column) -> T& { return z[column * width + i]; };
             const double bias = layer.bias[i];
             const double most = at(columns.most()) * (1 + 2 * gamma) + underflow;
             const double center = at(columns.center()) + bias;
@@ -192,7 +184,7 @@ struct BoxTeam {
                                 4 * Precision<T>::kUnit * size(mid);
             const T mid_0 = at(columns.mid(n)) = static_cast<T>(mid), half_0 = at(columns.half(n)) = as_charge<T>(half);
             double below = 0, above = 0, total = size(mid_0) + half_0;
-            for (int64_t c = 0; c < n; ++c) {
+            for (int c = 0; c < n; ++c) {
                 const double m = at(columns.mid(c)), h = at(columns.half(c));
                 below += size(m - h), above += size(m + h), total += size(m) + size(h);
             }
@@ -201,6 +193,7 @@ struct BoxTeam {
             require(low <= high && low >= -Precision<T>::kHuge && high <= Precision<T>::kHuge);
             space.lower[first + i] = round_down<T>(low);
             space.upper[first + i] = round_up<T>(high);
+            space.charge[first + i] = as_charge<T>(deployed(k, i, most, larger(size(low), size(high)) * (1 + 1e-6)));
             at(columns.most()) = as_charge<T>(most);
         });
         team.sync();
@@ -210,21 +203,19 @@ struct BoxTeam {
     VERIFIER_MEMBER void refine(int k) {
         const DenseLayer<T>& layer = job.layers[k];
         const bool curved = layer.function == Function::kSigmoid || layer.function == Function::kTanh;
-        team.each(1, [&](int64_t) {
-            int32_t count = 0;
-            for (int64_t i = 0; i < layer.outputs; ++i)
-                if (curved || (space.lower[first + i] < 0 && space.upper[first + i] > 0))
-                    space.open[count++] = static_cast<int32_t>(i);
-            *space.open_count = count;
+        team.tiles(1, [&](int, int) {
+            const auto open = [&](int i) { return curved || (space.lower[first + i] < 0 && space.upper[first + i] > 0); };
+            const int count = team.collect(layer.outputs, open, space.open);
+            if (team.lane() == 0) *space.open_count = count;
         });
         team.sync();
-        const int64_t all = 2 * static_cast<int64_t>(*space.open_count);
-        team.tiles((all + kTile - 1) / kTile, [&](int64_t tile, int group) {
-            Rows rows(space, group, smaller<int64_t>(kTile, all - tile * kTile));
+        const int all = 2 * static_cast<int>(*space.open_count);
+        team.tiles((all + kTile - 1) / kTile, [&](int tile, int group) {
+            Rows rows(space, group, smaller<int>(kTile, all - tile * kTile));
             start_neurons(k, tile * kTile, rows);
             descend(k, first, rows);
-            finish(rows, [&](int64_t r, double offset, double loss) {
-                const int64_t row = tile * kTile + r, i = first + space.open[row / 2];
+            finish(rows, [&](int r, double offset, double loss) {
+                const int row = tile * kTile + r, i = first + space.open[row / 2];
                 const double bound = least_of(rows.now + r * space.width, settled(k, offset, loss));
                 if (!(size(bound) <= Precision<T>::kHuge)) return;
                 if (row % 2) space.upper[i] = smaller(space.upper[i], round_up<T>(-bound));
@@ -232,50 +223,47 @@ struct BoxTeam {
             });
         });
         team.sync();
-        team.each(layer.outputs, [&](int64_t i) { require(space.lower[first + i] <= space.upper[first + i]); });
+        team.each(layer.outputs, [&](int i) { require(space.lower[first + i] <= space.upper[first + i]); });
     }
 
     // A group's tile of rows on their way back: coefficients, and each thread's part of their offsets and losses.
     struct Rows {
         T *now, *next;  // [kTile, width], zero beyond a layer's neurons
-        int64_t count;
+        int count;
         double offset[kTile] = {}, loss[kTile] = {};
 
-        VERIFIER_MEMBER Rows(const BoxSpace<T>& space, int group, int64_t rows)
+        VERIFIER_MEMBER Rows(const BoxSpace<T>& space, int group, int rows)
             : now(space.rows + group * 2 * kTile * space.width), next(now + kTile * space.width), count(rows) {}
     };
 
     // Body(r, offset, loss) once for each row, with its sums over the group.
     template <typename Body>
-    VERIFIER_MEMBER void finish(const Rows& rows, Body body) const {
-        VERIFIER_UNROLL
-        for (int r = 0; r < kTile; ++r) {
-            const double offset = team.sum(rows.offset[r]), loss = team.sum(rows.loss[r]);
-            if (r < rows.count && team.lane() == r % team.lanes()) body(r, offset, loss);
-        }
+    VERIFIER_MEMBER void finish(Rows& rows, Body body) const {
+        team.sums(rows.offset, rows.loss, [&](int r, double offset, double loss) {
+            if (r < rows.count) body(r, offset, loss);
+        });
         team.group_sync();
     }
 
-    VERIFIER_MEMBER void start_neurons(int k, int64_t begin, Rows& rows) const {
+    VERIFIER_MEMBER void start_neurons(int k, int begin, Rows& rows) const {
         const DenseLayer<T>& layer = job.layers[k];
-        const T* most = target + columns.most() * space.width;
         VERIFIER_UNROLL
         for (int r = 0; r < kTile; ++r) {
             if (r >= rows.count) continue;
-            const int64_t i = space.open[(begin + r) / 2];
+            const int i = space.open[(begin + r) / 2];
             const T sign = (begin + r) % 2 ? T(-1) : T(1);
-            for (int64_t j = team.lane(); j < stepped(layer.inputs); j += team.lanes())
-                rows.now[r * space.width + j] = j < layer.inputs ? sign * layer.weight[i * layer.inputs + j] : T(0);
+            for (int j = team.lane(); j < stepped(layer.inputs); j += team.lanes())
+                rows.now[r * space.width + j] = sign * layer.weight[i * stepped(layer.inputs) + j];
             if (team.lane() == 0) {
                 rows.offset[r] = static_cast<double>(sign) * layer.bias[i];
-                rows.loss[r] = deployed(k, i, most[i], larger(size(space.lower[first + i]), size(space.upper[first + i])));
+                rows.loss[r] = space.charge[first + i];
             }
         }
         team.group_sync();
     }
 
     // Carries rows on h of layer k - 1, whose next layer's neurons start at `end`, down to the inputs.
-    VERIFIER_MEMBER void descend(int k, int64_t end, Rows& rows) const {
+    VERIFIER_MEMBER void descend(int k, int end, Rows& rows) const {
         for (int s = k - 1; s >= 0; --s) {
             const DenseLayer<T>& layer = job.layers[s];
             end -= layer.outputs;
@@ -289,12 +277,12 @@ struct BoxTeam {
     }
 
     // Rows on h become rows on z, in place.
-    VERIFIER_MEMBER void relax_rows(const DenseLayer<T>& layer, int64_t begin, Rows& rows) const {
+    VERIFIER_MEMBER void relax_rows(const DenseLayer<T>& layer, int begin, Rows& rows) const {
         const double chain = relax_gamma<T>(layer.outputs, (layer.outputs + team.lanes() - 1) / team.lanes());
         const T gamma = round_up<T>(chain);
         T offset[kTile] = {}, loss[kTile] = {};
-        for (int64_t i = team.lane(); i < layer.outputs; i += team.lanes()) {
-            const int64_t at = begin + i;
+        for (int i = team.lane(); i < layer.outputs; i += team.lanes()) {
+            const int at = begin + i;
             const T slope_lower = space.slope_lower[at], offset_lower = space.offset_lower[at];
             const T slope_upper = space.slope_upper[at], offset_upper = space.offset_upper[at];
             const T bias = layer.bias[i], reach = space.reach[at], charge = space.charge[at];
@@ -326,8 +314,8 @@ struct BoxTeam {
         const DenseLayer<T>& layer = job.layers[k];
         T* z = target;
         const double gamma = gamma_n(static_cast<double>(layer.outputs) + 4, Precision<T>::kUnit);
-        team.each(layer.outputs, [&](int64_t i) {
-            const int64_t at = first + i;
+        team.each(layer.outputs, [&](int i) {
+            const int at = first + i;
             const T low = space.lower[at], high = space.upper[at];
             const Enclosing<T> line = enclose<T>(layer.function, low, high, layer.alpha, layer.deviation, -1);
             require(size(line.low) <= Precision<T>::kHuge && size(line.high) <= Precision<T>::kHuge &&
@@ -344,12 +332,12 @@ struct BoxTeam {
 
     // mid' = p mid + m half, half' = m mid + p half, with p and m half the sum and half the difference of the slopes.
     VERIFIER_MEMBER void relax_forms(T* form, const Enclosing<T>& line) const {
-        const int64_t n = inputs(), width = space.width;
+        const int n = inputs(), width = space.width;
         const double up = line.slope_upper, down = line.slope_lower, p = 0.5 * (up + down), m = 0.5 * (up - down);
         const double above = line.offset_upper, below = line.offset_lower;
         const bool exact = m == 0 && (p == 0 || p == 1) && above == 0 && below == 0;
         double before = size(above) + size(below), after = 0;
-        for (int64_t c = 0; c <= n; ++c) {
+        for (int c = 0; c <= n; ++c) {
             T &x = form[columns.mid(c) * width], &y = form[columns.half(c) * width];
             const double mid = x, half = y, constant = c == n ? 1.0 : 0.0;
             before += size(mid) + size(half);
@@ -375,11 +363,12 @@ struct BoxTeam {
     // Sums over the layer's neurons.
     VERIFIER_MEMBER void add_up(int k) {
         const DenseLayer<T>& layer = job.layers[k];
-        const T* h = target;
-        team.each(1, [&](int64_t) {
-            double z_sum = 0;
-            for (int64_t i = 0; i < layer.outputs; ++i) z_sum += space.reach[first + i];
-            space.h_sum[k + 1] = sum_of_column(h, columns.most(), layer.outputs);
+        const T* most = target + columns.most() * space.width;
+        team.tiles(1, [&](int, int) {
+            const double z_sum = team.total(layer.outputs, [&](int i) { return space.reach[first + i]; });
+            const double h_sum = team.total(layer.outputs, [&](int i) { return most[i]; }) * (1 + 1e-12);
+            if (team.lane() != 0) return;
+            space.h_sum[k + 1] = h_sum;
             space.tiny[k + 1] = space.tiny[k] + 16 * Precision<T>::kTiny * static_cast<double>(layer.outputs + 4) *
                                                     (static_cast<double>(layer.inputs) + 4 + space.h_sum[k] + z_sum);
         });
@@ -388,31 +377,31 @@ struct BoxTeam {
 
     // The rows asked for.
     VERIFIER_MEMBER void answer() {
-        const int64_t outputs = job.layers[job.count - 1].outputs, n = inputs(), width = space.width;
-        team.tiles((job.rows + kTile - 1) / kTile, [&](int64_t tile, int group) {
-            Rows rows(space, group, smaller<int64_t>(kTile, job.rows - tile * kTile));
+        const int outputs = job.layers[job.count - 1].outputs, n = inputs(), width = space.width;
+        team.tiles((static_cast<int>(job.rows) + kTile - 1) / kTile, [&](int tile, int group) {
+            Rows rows(space, group, smaller<int>(kTile, static_cast<int>(job.rows) - tile * kTile));
             start_outputs(tile * kTile, rows);
             descend(job.count, first + outputs, rows);
-            finish(rows, [&](int64_t r, double sum, double loss) {
+            finish(rows, [&](int r, double sum, double loss) {
                 const int64_t at = box * job.rows + tile * kTile + r;
                 const double offset = settled(job.count, sum, loss), low = least_of(rows.now + r * width, offset);
                 const bool known = !*space.failed && size(low) <= Precision<T>::kHuge;
                 job.out_lower[at] = known ? low : -HUGE_VAL;
                 job.offset[at] = known ? offset : -HUGE_VAL;
-                for (int64_t i = 0; i < n; ++i) job.coeffs[at * n + i] = known ? rows.now[r * width + i] : T(0);
+                for (int i = 0; i < n; ++i) job.coeffs[at * n + i] = known ? rows.now[r * width + i] : T(0);
             });
         });
         team.sync();
     }
 
     // What is lost by storing the rows in T goes to their losses.
-    VERIFIER_MEMBER void start_outputs(int64_t begin, Rows& rows) const {
-        const int64_t outputs = job.layers[job.count - 1].outputs;
+    VERIFIER_MEMBER void start_outputs(int begin, Rows& rows) const {
+        const int outputs = job.layers[job.count - 1].outputs;
         const T* most = target + columns.most() * space.width;
         VERIFIER_UNROLL
         for (int r = 0; r < kTile; ++r) {
             if (r >= rows.count) continue;
-            for (int64_t i = team.lane(); i < stepped(outputs); i += team.lanes()) {
+            for (int i = team.lane(); i < stepped(outputs); i += team.lanes()) {
                 const double exact = i < outputs ? job.spec[(begin + r) * outputs + i] : 0.0;
                 const T stored = rows.now[r * space.width + i] = static_cast<T>(exact);
                 if (i < outputs) rows.loss[r] += size(exact - stored) * most[i] * (1 + 1e-12);
@@ -426,11 +415,11 @@ struct BoxTeam {
         const bool hidden_last = job.layers[job.count - 1].function != Function::kIdentity;
         const int layer = hidden_last ? job.count - 1 : job.count - 2;
         const T* h = (hidden_last ? target : source);
-        const int64_t n = inputs(), width = space.width;
-        team.each(n, [&](int64_t c) {
+        const int n = inputs(), width = space.width;
+        team.each(n, [&](int c) {
             double sum = 0;
             if (layer >= 0)
-                for (int64_t i = 0; i < job.layers[layer].outputs; ++i) {
+                for (int i = 0; i < job.layers[layer].outputs; ++i) {
                     const double m = h[columns.mid(c) * width + i], y = h[columns.half(c) * width + i];
                     sum += size(m - y) + size(m + y);
                 }
