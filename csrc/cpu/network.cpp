@@ -13,6 +13,7 @@
 namespace verifier {
 
 namespace {
+constexpr double kMostFormBytes = 256e6;  // of the forms that are carried forwards
 constexpr double kWorthSharing = 5e4;  // weights from which waking a thread for a part of one box pays
 }
 
@@ -249,7 +250,9 @@ void Network<T>::finish(int forms) {
     plan_.wide_terms = (sums / kOffsetChunk + 4 * plan_.count) * 0x1p-53 / Precision<T>::kUnit;
     plan_.loss_factor = 1 + 4 * sums * Precision<T>::kUnit + 1e-6;
     const double carried = 2.0 * static_cast<double>(inputs()) + 2;
-    plan_.forms = forms >= 0 ? forms > 0 : carried * forward_cost() < 0.5 * backward_cost() || plan_.last_hidden < 0;
+    const bool small = carried * 0.5 * sums * sizeof(T) <= kMostFormBytes;
+    plan_.forms = forms >= 0 ? forms > 0
+                              : small && (carried * forward_cost() < 0.5 * backward_cost() || plan_.last_hidden < 0);
     plan_.row_block = plan_.longest_stride <= 128 ? 48 : 64;
     plan_.buffer_count = count_buffers();
     choose_refined();

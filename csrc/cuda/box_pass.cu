@@ -49,7 +49,7 @@ struct BlockThreads {
 };
 
 template <typename T>
-__global__ void __launch_bounds__(kTeam, 4) box_teams(const __grid_constant__ BoxPass<T> job) {
+__global__ void __launch_bounds__(kTeam, 6) box_teams(const __grid_constant__ BoxPass<T> job) {
     extern __shared__ float4 memory[];
     BoxTeam<T, BlockThreads> team(job, reinterpret_cast<char*>(memory), {});
     for (int64_t box = blockIdx.x; box < job.boxes; box += gridDim.x) team.run(box);

@@ -16,22 +16,27 @@ __device__ Pack<T, kWidth> pack(const T* p) {
     return *reinterpret_cast<const Pack<T, kWidth>*>(p);
 }
 
-constexpr int kSharing = 8, kRelaxBlocks = 2;
+constexpr int kSharing = 8;             // rows that share one reading of their lines and costs
+constexpr int64_t kWarpRow = 1024;      // longest rows that a warp carries alone
 
-// A block carries kRows rows of a box at a time, so that lines and costs are read once for all of them.
-template <typename T, bool kSplit, int kRows, int kWidth>
-__global__ void __launch_bounds__(kThreads, kRelaxBlocks) relax_rows(const __grid_constant__ RelaxStep<T> job) {
+// A tile is kRows rows of a box, so that lines and costs are read once for all of them; a warp carries it, or a block.
+template <typename T, bool kSplit, int kRows, int kWidth, bool kWarp>
+__global__ void __launch_bounds__(kThreads, 2) relax_rows(const __grid_constant__ RelaxStep<T> job) {
     using Packed = Pack<T, kWidth>;
     __shared__ double scratch[kThreads / 32][2 * kRows];
     const double chain = relax_gamma<T>(job.n, kWidth);
     const T gamma = round_up<T>(chain);
     const T* const lines[] = {job.slope_lower, job.offset_lower, job.slope_upper, job.offset_upper};
     const int64_t tiles = (job.rows + kRows - 1) / kRows;
-    for (int64_t tile = blockIdx.x; tile < job.boxes * tiles; tile += gridDim.x) {
+    const unsigned warp = threadIdx.x / 32, warps = blockDim.x / 32, lane = threadIdx.x % 32;
+    const unsigned thread = kWarp ? lane : threadIdx.x, threads = kWarp ? 32 : blockDim.x;
+    const int64_t begin = kWarp ? int64_t{blockIdx.x} * warps + warp : blockIdx.x;
+    const int64_t step = kWarp ? int64_t{gridDim.x} * warps : gridDim.x;
+    for (int64_t tile = begin; tile < job.boxes * tiles; tile += step) {
         const int64_t box = tile / tiles, first = box * job.rows + tile % tiles * kRows;
         const int64_t count = smaller<int64_t>(kRows, (box + 1) * job.rows - first), own = box * job.n;
         double sums[2 * kRows] = {};  // offsets, losses
-        for (int64_t i = threadIdx.x * kWidth; i < job.n; i += static_cast<int64_t>(blockDim.x) * kWidth) {
+        for (int64_t i = int64_t{thread} * kWidth; i < job.n; i += int64_t{threads} * kWidth) {
             Packed coeffs[kRows], shared[4], bias{}, magnitude{}, charge{}, sign{};
 #pragma unroll
             for (int r = 0; r < kRows; ++r)
@@ -63,24 +68,31 @@ __global__ void __launch_bounds__(kThreads, kRelaxBlocks) relax_rows(const __gri
             }
         }
         const double sum = warp_sums(sums);
-        __syncthreads();
-        if (threadIdx.x % 32 < 2 * kRows) scratch[threadIdx.x / 32][threadIdx.x % 32] = sum;
-        __syncthreads();
-        if (threadIdx.x < count) {
-            double offset = 0, loss = 0;
-            for (unsigned warp = 0; warp < blockDim.x / 32; ++warp)
-                offset += scratch[warp][threadIdx.x], loss += scratch[warp][kRows + threadIdx.x];
-            job.offset[first + threadIdx.x] += offset;
-            job.loss[first + threadIdx.x] += loss * (1 + 4 * chain) + static_cast<double>(job.n) * 8 * Precision<T>::kTiny;
+        double offset = sum, loss = __shfl_sync(0xffffffffu, sum, (lane + kRows) % 32);
+        if (!kWarp) {
+            __syncthreads();
+            if (lane < 2 * kRows) scratch[warp][lane] = sum;
+            __syncthreads();
+            offset = loss = 0;
+            for (unsigned w = 0; w < warps && thread < kRows; ++w)
+                offset += scratch[w][thread], loss += scratch[w][kRows + thread];
+        }
+        if (thread < count) {
+            job.offset[first + thread] += offset;
+            job.loss[first + thread] += loss * (1 + 4 * chain) + static_cast<double>(job.n) * 8 * Precision<T>::kTiny;
         }
     }
 }
 
 template <typename T, bool kSplit, int kRows, int kWidth>
 void launch_relax(const RelaxStep<T>& job, intptr_t stream) {
-    const int64_t blocks = job.boxes * ((job.rows + kRows - 1) / kRows);
-    const int64_t threads = (job.n + kWidth - 1) / kWidth;
-    relax_rows<T, kSplit, kRows, kWidth><<<rows_for(blocks), threads_for(threads), 0, stream_of(stream)>>>(job);
+    constexpr int64_t kTogether = kThreads / 32;
+    const int64_t tiles = job.boxes * ((job.rows + kRows - 1) / kRows), threads = (job.n + kWidth - 1) / kWidth;
+    if (job.n <= kWarpRow)
+        relax_rows<T, kSplit, kRows, kWidth, true>
+            <<<rows_for((tiles + kTogether - 1) / kTogether), kThreads, 0, stream_of(stream)>>>(job);
+    else
+        relax_rows<T, kSplit, kRows, kWidth, false><<<rows_for(tiles), threads_for(threads), 0, stream_of(stream)>>>(job);
     check(cudaGetLastError(), "relax_step");
 }
 

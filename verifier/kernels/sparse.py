@@ -91,22 +91,26 @@ def kronecker(blocks: np.ndarray) -> Sparse:
 def convolution_matrix(node: Node, shape: Sequence[int]) -> Sparse:
     """The matrix of a Conv node on flat features, for an input of `shape` [n, C, *spatial]."""
     weight, a = np.asarray(node.attrs["weight"], dtype=np.float64), node.attrs
-    d, groups = weight.ndim - 2, a["groups"]
-    channels, per_group = weight.shape[0], weight.shape[1]
-    grid = np.indices(node.shape).reshape(d + 2, -1)  # n, out channel, *spatial
-    taps = np.indices(weight.shape[1:]).reshape(d + 1, -1)  # channel in group, *kernel
-    channel = (grid[1] // (channels // groups) * per_group)[:, None] + taps[0]
-    column = grid[0][:, None] * shape[1] + channel
-    inside = np.ones_like(column, dtype=bool)
-    for i in range(d):
-        at = grid[2 + i][:, None] * a["strides"][i] + taps[1 + i] * a["dilations"][i] - a["pads"][i]
-        inside &= (at >= 0) & (at < shape[2 + i])
-        column = column * shape[2 + i] + at
-    value = weight.reshape(channels, -1)[grid[1]]
-    inside &= value != 0
-    starts = np.concatenate([[0], np.cumsum(inside.sum(axis=1))])  # taps already come in ascending columns
-    columns = column[inside].astype(np.int32)
-    return Sparse(node.size, int(np.prod(shape, dtype=np.int64)), value[inside], columns, starts.astype(np.int64))
+    channels, per_group, *kernel = weight.shape
+    # What output positions read is the same in every channel and image: taps come in ascending columns.
+    grid = np.indices(node.shape[2:]).reshape(len(kernel), -1, 1)
+    taps = np.indices(weight.shape[1:]).reshape(1 + len(kernel), -1)  # channel in group, *kernel
+    column, inside = taps[0], np.ones((grid.shape[1], taps.shape[1]), dtype=bool)
+    for i, size in enumerate(shape[2:]):
+        at = grid[i] * a["strides"][i] + taps[1 + i] * a["dilations"][i] - a["pads"][i]
+        inside &= (at >= 0) & (at < size)
+        column = column * size + at
+    value = weight.reshape(channels, -1).take(np.nonzero(inside)[1], axis=1)  # [channels, terms of all positions]
+    group = np.arange(channels) // (channels // a["groups"]) + np.arange(shape[0])[:, None] * a["groups"]  # [n, channels]
+    offset = (group * per_group * int(np.prod(shape[2:]))).astype(np.int32)
+    columns = (column[inside].astype(np.int32) + offset[:, :, None]).reshape(-1)
+    values = np.tile(value.reshape(-1), shape[0]) if shape[0] > 1 else value.reshape(-1)
+    starts = np.concatenate([[0], np.cumsum(np.tile(inside.sum(axis=1), shape[0] * channels))])
+    if not weight.all():
+        kept = values != 0
+        starts = np.concatenate([[0], np.cumsum(kept)])[starts]
+        values, columns = values[kept], columns[kept]
+    return Sparse(node.size, int(np.prod(shape, dtype=np.int64)), values, columns, starts.astype(np.int64))
 
 
 def transposed_convolution_matrix(node: Node, shape: Sequence[int]) -> Sparse:

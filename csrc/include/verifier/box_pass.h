@@ -13,7 +13,7 @@
 namespace verifier {
 
 constexpr int kMostLayers = 16;
-constexpr int kTile = 8, kColumnTile = 5;  // rows of the backward passes and columns of the forward pass carried together
+constexpr int kTile = 4, kColumnTile = 5;  // rows of the backward passes and columns of the forward pass carried together
 constexpr int kStep = 4;                   // neurons read at once: what sums run over is padded with zeros to multiples
 
 VERIFIER_HD int stepped(int n) { return (n + kStep - 1) / kStep * kStep; }

@@ -118,12 +118,15 @@ struct BoxTeam {
         const int columns = stepped(to);
         for (int column = kColumns * team.lane(); column < columns; column += kColumns * team.lanes()) {
             T sums[kRows][kColumns] = {};
-            for (int i = 0; i < from; i += kStep) {
+            const T *w = matrix + column, *rows[kRows];
+            VERIFIER_UNROLL
+            for (int r = 0; r < kRows; ++r) rows[r] = p + smaller(r, count - 1) * space.width;
+            for (int i = 0; i < from; i += kStep, w += kStep * columns) {
                 T weights[kStep][kColumns], values[kRows][kStep];
                 VERIFIER_UNROLL
-                for (int u = 0; u < kStep; ++u) read(matrix + (i + u) * columns + column, weights[u]);
+                for (int u = 0; u < kStep; ++u) read(w + u * columns, weights[u]);
                 VERIFIER_UNROLL
-                for (int r = 0; r < kRows; ++r) read(p + smaller(r, count - 1) * space.width + i, values[r]);
+                for (int r = 0; r < kRows; ++r) read(rows[r] + i, values[r]);
                 VERIFIER_UNROLL
                 for (int u = 0; u < kStep; ++u) {
                     VERIFIER_UNROLL
