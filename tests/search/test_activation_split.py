@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent.parent / "bounds"))
 from native_nets import chain
 
-from verifier.bounds import native_domains
+from verifier.bounds import native_domains, torch_engine
 from verifier.bounds.native_engine import NativeEngine
+from verifier.bounds.torch_engine import TorchEngine
 from verifier.graph.evaluate import evaluate
 from verifier.run import Run
 from verifier.search import activation_split, subdomain_tree
@@ -90,3 +92,29 @@ def test_closer_looks_close_what_plain_splitting_closes(seed, monkeypatch):
     monkeypatch.setattr(subdomain_tree, "MOST_BRANCHES", 0)
     plain, run = decide(graph, lower, upper, row[None], limits, 60)
     assert plain.open_count == 0 and not any(stage == "cut off" for _, stage, _ in run.events)
+
+
+@pytest.mark.parametrize("engine", [NativeEngine, TorchEngine])
+def test_a_run_whose_time_is_over_leaves_every_clause_open(engine):
+    rng = np.random.default_rng(2)
+    graph = chain(rng, [4, 16, 12, 3])
+    rows = rng.normal(size=(20, 3))
+    clauses = tuple(Clause(r[None], np.array([1e3]), np.array([False])) for r in rows)  # unsafe everywhere
+    group = group_cases(Problem((Case(InputSet(-np.ones(4), np.ones(4)), clauses),), 3))[0]
+    result = split_activations(engine(graph), group, 0, Blind(), Run().limited(-1.0))
+    assert result.witness is None and result.open_count == 20
+
+
+def test_refining_leaves_time_for_the_rows_asked_for(monkeypatch):
+    """What passes are counted on to take decides: none is tried for which there is no time."""
+    graph = chain(np.random.default_rng(3), [4, 200, 200, 3])
+    box = [np.full((1, 4), x) for x in (-0.1, 0.1)]
+    passes = []
+    backward = torch_engine.backward
+    monkeypatch.setattr(torch_engine, "backward", lambda *a, **k: passes.append(1) or backward(*a, **k))
+    for seconds, rows, expected in ((0.0, 0, False), (60.0, 10**9, False), (60.0, 3, True)):
+        engine = TorchEngine(graph, deadline=time.monotonic() + seconds)
+        engine.flops_per_second = 1e7
+        passes.clear()
+        engine.enclose(*engine.boxes(*box), rows=rows)
+        assert bool(passes) is expected

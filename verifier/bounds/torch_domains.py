@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import torch
 
@@ -17,6 +19,8 @@ from verifier.spec.groups import Group
 
 #: Share of the remaining time that optimising intermediate bounds may take.
 INTERMEDIATE_SHARE = 0.15
+#: Seconds of rows bounded together, between which a run may stop, and the fewest that are worth a pass.
+PART_SECONDS, PART_ROWS = 2.0, 16
 
 
 def root_domains(
@@ -29,20 +33,28 @@ def root_domains(
     count, wide = clauses.limits.shape
     rows = engine.tensor(clauses.rows)
     with run.stage("intermediate bounds"):
-        found = engine.enclose(lower, upper, shape, wanted=cone_of(engine.network, rows.flatten(0, 1)))
+        wanted = cone_of(engine.network, rows.flatten(0, 1))
+        found = engine.enclose(lower, upper, shape, wanted=wanted, rows=count * wide)
 
     def open_clauses(note: str) -> np.ndarray:
-        value, _ = engine.bound_rows(rows.flatten(0, 1).unsqueeze(0), found, lower, upper, shape)
-        margins = value.double().cpu().numpy().reshape(count, wide) - clauses.limits
+        margins = np.full((count, wide), -np.inf)
+        done = 0
+        while done < count and not (done and run.stopped()):
+            part = slice(done, done + max(1, int(max(PART_ROWS, PART_SECONDS / engine.row_seconds)) // wide))
+            value = engine.timed_rows(rows[part].flatten(0, 1), found, lower, upper, shape)
+            margins[part] = value.double().cpu().numpy().reshape(-1, wide) - clauses.limits[part]
+            done = min(part.stop, count)
         left = clauses.open(margins)
-        run.bound_after = float(margins.max(axis=1).min())
+        run.bound_after = float(margins[:done].max(axis=1).min())
         run.say("bounds", f"{note}: {len(left)} of {count} clauses open, worst margin {run.bound_after:.6g}")
         return left
 
+    begin = time.monotonic()
     left = open_clauses("default slopes")
+    spent = time.monotonic() - begin
     run.bound_before = run.bound_after
     run.visited += 1
-    if len(left):
+    if len(left) and run.remaining() > 3 * spent:
         with run.stage("intermediate slopes"):
             share = INTERMEDIATE_SHARE * min(run.remaining(), 300.0)
             stable = optimise_intermediate(engine, found, lower, upper, shape, run, share)

@@ -40,6 +40,8 @@ def _without_final_softmax(graph: Graph) -> Graph:
 #: where those came out narrower by twice the share of the remaining time that they would take, and by
 #: GAIN_PER_SHARE times that share or LEAST_GAIN more, whichever is less: what costs little may gain little.
 PROBE_SECONDS, PROBE, LEAST_GAIN, GAIN_PER_SHARE = 0.3, 16, 0.15, 10.0
+#: Share of the time left that trying them may take; and how many passes of the outputs' rows time is kept for.
+PROBE_SHARE, OUTPUT_PASSES = 0.1, 3
 
 #: What a part of a pass may take, and its neurons at least: what they cost shows only then.
 PART_SECONDS, FEWEST = 1.0, 4
@@ -109,6 +111,7 @@ class Enclosed:
 
     Attributes:
         wanted: node -> bool [size], the neurons that matter to what is asked; None for all.
+        rows: rows of the outputs that are to be bounded afterwards, for which refining leaves time.
     """
 
     sensitivity: Tensor
@@ -116,6 +119,7 @@ class Enclosed:
     planes: LazyPlanes | dict[str, Planes] = field(default_factory=dict)
     shortcuts: LazyShortcuts | None = None
     wanted: Mapping[str, Tensor] | None = None
+    rows: int = 0
 
     def matter(self, name: str, neurons: Tensor) -> Tensor:
         """Those of the flat neurons of a node that matter."""
@@ -263,6 +267,7 @@ class TorchEngine:
         *,
         refined: bool = True,
         wanted: Mapping[str, Tensor] | None = None,
+        rows: int = 0,
     ) -> Enclosed:
         """Bounds of every node over boxes [B, N_in]: intervals, then CROWN for what they leave open.
 
@@ -270,8 +275,9 @@ class TorchEngine:
             known: bounds to start from, of the same boxes or larger ones.
             refined: off leaves the intervals.
             wanted: node -> bool [size], the neurons that matter (`cone_of`); None for all.
+            rows: rows of the outputs that are to be bounded afterwards.
         """
-        found = Enclosed(torch.zeros_like(lower), wanted=wanted)
+        found = Enclosed(torch.zeros_like(lower), wanted=wanted, rows=rows)
         domain = (lower, upper) if pays(self.network, lower, upper) else None
 
         def refine(name: str, box: Enclosure) -> None:
@@ -302,6 +308,26 @@ class TorchEngine:
                 mask[:, index[bent.any(0)]] = True  # an element may be read more than once
         return mask.any(0).nonzero().squeeze(1)
 
+    @property
+    def row_seconds(self) -> float:
+        """Predicted seconds to bound one row of the outputs."""
+        return max(1.0, *map(self.network.row_flops, self.network.graph.outputs)) / self.flops_per_second
+
+    def timed_rows(
+        self, rows: Tensor, found: Enclosed, lower: Tensor, upper: Tensor, shape: InputShape | None
+    ) -> Tensor:
+        """`bound_rows` of rows [S, N_out] over one box, on the CPU; a slower rate than was counted on is remembered."""
+        predicted, begin = self.row_seconds * len(rows), time.monotonic()
+        value = self.bound_rows(rows.unsqueeze(0), found, lower, upper, shape)[0].cpu()
+        spent = time.monotonic() - begin
+        if spent > max(predicted, PART_SECONDS):
+            self.flops_per_second *= predicted / spent
+        return value
+
+    def _time_left(self, found: Enclosed) -> float:
+        """Seconds left for refining, besides OUTPUT_PASSES of the output rows to come."""
+        return self.deadline - time.monotonic() - OUTPUT_PASSES * found.rows * self.row_seconds
+
     def _refine(self, name: str, found: Enclosed, lower: Tensor, upper: Tensor, shape: InputShape | None) -> None:
         box = found.box
         if self.network.interval_suffices(name) or (shape is None and self.network.interval_is_exact(name)):
@@ -327,17 +353,20 @@ class TorchEngine:
 
         if seconds_each * len(neurons) > PROBE_SECONDS and len(neurons) > 4 * PROBE:
             # A few neurons tell whether the rest are worth their time.
+            left = self._time_left(found)
+            if seconds_each * PROBE > PROBE_SHARE * left:
+                return
             probe = neurons[:: -(-len(neurons) // PROBE)]
             before = (box.upper[name] - box.lower[name]).flatten(1)[:, probe]
             self.tighten(name, box, [probe], [pass_back(probe)])
             after = (box.upper[name] - box.lower[name]).flatten(1)[:, probe]
-            share = seconds_each * len(neurons) / max(self.deadline - time.monotonic(), 1e-9)
+            share = seconds_each * len(neurons) / left
             least = min(LEAST_GAIN, GAIN_PER_SHARE * share) + 2 * share
             if not bool(after.sum() < (1 - least) * before.sum()):
                 return
         # The widest first, as many as a quarter of the time that is left can hold.
         begin = time.monotonic()
-        end = begin + 0.25 * (self.deadline - begin)
+        end = begin + 0.25 * self._time_left(found)
         parts, values = [], []
         most, each = max(1, self.row_batch(b) // 2), seconds_each
         while len(neurons) and time.monotonic() + FEWEST * each < end:
@@ -367,10 +396,11 @@ class TorchEngine:
         seconds = each[side] * len(neurons) / self.flops_per_second
         if each[side] > PATCH_SHARE * 2 * network.row_flops(name):
             return False
-        if seconds > 0.5 * (self.deadline - time.monotonic()):
+        left = self._time_left(found)
+        if seconds > 0.5 * left:
             return False
         begin = time.monotonic()
-        end = begin + 0.5 * (self.deadline - begin)
+        end = begin + 0.5 * left
         limit = max(1, self.row_batch() // 2)
         parts = [part for tile in tiles(network.graph[name].shape, neurons, side) for part in tile.split(limit)]
         values: list[Tensor] = []

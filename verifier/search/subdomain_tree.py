@@ -114,6 +114,8 @@ class Tree:
         base = self.branches[0]
         step = base.domains.batch_size  # may change with every call
         for begin in range(0, len(clauses), step):
+            if self.run.stopped():
+                return SplitResult(None, len(clauses))
             part = clauses[begin : begin + step]
             bounds = base.domains.bound(base.domains.initial(part), ROOT_ITERATIONS, self.run.stopped)
             self.run.visited += len(part)
