@@ -31,8 +31,8 @@ class Layer:
     """z = W h + b, h = f(z), with the deployed program's rounding; fields as in StagePlan.
 
     Attributes:
-        inputs: N_in. weight: [N_out, N_in], transposed: [N_in, N_out], both axes of each padded with zeros as `_stepped` says;
-            bias, bias_magnitude: [N_out].
+        inputs: N_in. weight: [N_out, N_in], transposed: [N_in, N_out], both axes of each padded with zeros as
+            `_stepped` says; bias, bias_magnitude: [N_out].
     """
 
     inputs: int

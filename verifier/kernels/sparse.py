@@ -101,7 +101,8 @@ def convolution_matrix(node: Node, shape: Sequence[int]) -> Sparse:
         inside &= (at >= 0) & (at < size)
         column = column * size + at
     value = weight.reshape(channels, -1).take(np.nonzero(inside)[1], axis=1)  # [channels, terms of all positions]
-    group = np.arange(channels) // (channels // a["groups"]) + np.arange(shape[0])[:, None] * a["groups"]  # [n, channels]
+    group = np.arange(channels) // (channels // a["groups"])
+    group = group + np.arange(shape[0])[:, None] * a["groups"]  # [n, channels]
     offset = (group * per_group * int(np.prod(shape[2:]))).astype(np.int32)
     columns = (column[inside].astype(np.int32) + offset[:, :, None]).reshape(-1)
     values = np.tile(value.reshape(-1), shape[0]) if shape[0] > 1 else value.reshape(-1)
