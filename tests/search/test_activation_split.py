@@ -23,6 +23,12 @@ from verifier.spec.groups import group_cases
 from verifier.spec.problem import Case, Clause, InputSet, Problem
 
 
+@pytest.fixture(autouse=True)
+def no_programs(monkeypatch):
+    """What is tested here is the tree."""
+    monkeypatch.setattr("verifier.search.programs.MOST_NEURONS", 0)
+
+
 class Blind:
     """A falsifier that finds nothing, so that only bounds can decide."""
 

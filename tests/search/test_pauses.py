@@ -68,6 +68,7 @@ def test_pauses_grow_and_end(monkeypatch: pytest.MonkeyPatch, left: float, move:
         def __len__(self) -> int:
             return 1
 
+    monkeypatch.setattr(activation_split, "decide_by_programs", lambda *_: (None, np.arange(1)))
     monkeypatch.setattr(activation_split, "Tree", Tree)
     monkeypatch.setattr(activation_split, "root_domains", lambda *_: (domains, np.arange(1)))
     split_activations(None, None, 0, None, run)  # type: ignore[arg-type]

@@ -127,6 +127,7 @@ def test_verdicts_on_both_sides_of_the_exact_minimum(threads: int, monkeypatch: 
     for constant in ("PLAIN_S", "TRIAL_SHARE"):  # the team comes at once
         monkeypatch.setattr(activation_split, constant, 0.0)
     monkeypatch.setattr(NativeDomains, "refine", lambda *_: False)
+    monkeypatch.setattr("verifier.search.programs.MOST_NEURONS", 0)
     monkeypatch.setattr("verifier.search.strategy.FEW_INPUTS", 1)
     monkeypatch.setattr("verifier.search.strategy.MIDDLING_INPUTS", 1)
     asked = list[int]()

@@ -52,7 +52,7 @@ def test_time_and_cancelling_prove_nothing_false():
     graph, box = dense_net([3, 6, 2], 2), lp_ball(np.zeros(3), 1.0)
     late = last_mile(graph, box, clause(-100.0), Known({}), time.monotonic() - 1.0)
     assert not late.refuted and late.margin == -np.inf
-    assert not last_mile(graph, box, clause(-100.0), Known({}), np.inf, lambda: True).refuted
+    assert not last_mile(graph, box, clause(-100.0), Known({}), np.inf, lambda share: True).refuted
     with pytest.raises(ShapeError, match="N_out"):
         last_mile(graph, box, clause(0.0, np.ones((1, 3))), Known({}), np.inf)
 

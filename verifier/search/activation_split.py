@@ -13,6 +13,7 @@ from verifier.bounds.engine import BoxEngine, DomainEngine
 from verifier.bounds.roots import root_domains
 from verifier.run import Run
 from verifier.search.input_split import SplitResult
+from verifier.search.programs import decide_by_programs
 from verifier.search.subdomain_tree import Tree
 from verifier.search.team import MOST_TREES, SharedFalsifier, Team
 from verifier.spec.groups import Group
@@ -48,9 +49,13 @@ def split_activations(
     result = result or tree.search(time.monotonic() + min(PLAIN_S, PLAIN_SHARE * run.remaining()))
     if result is not None:
         return result
+    with run.stage("linear programs"):
+        result, clauses = decide_by_programs(engine, group, index, tree.clauses, falsifier, run)
+    if result is not None:
+        return result
     looking = Tree(domains, falsifier, index, run)
-    if looking.can_look:
-        clauses, tree = tree.clauses, looking
+    if looking.can_look or len(clauses) < len(tree.clauses):
+        tree = looking
         result = tree.open(clauses)
     if result is None:
         result, tree = _search_with_pauses(domains, tree, falsifier, index, run)

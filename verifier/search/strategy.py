@@ -24,6 +24,8 @@ FEW_INPUTS = 12
 MIDDLING_INPUTS = 64
 #: Share of the time left that this prediction may take.
 LOOK_AHEAD_SHARE = 0.05
+#: How many times the predicted seconds, and at least how many, splitting inputs is then tried.
+PATIENCE, LEAST_TRIAL_S = 4.0, 1.0
 #: Share of the time, and seconds, that looking for a counterexample may take before anything is proved.
 FALSIFY_SHARE, FALSIFY_S = 0.15, 3.0
 #: Loss to rounding, per reach of the box, above which the torch engine computes in float64; convolutions,
@@ -141,9 +143,11 @@ def _prove(engine: BoxEngine, falsifier: Falsifier, run: Run, effort: str) -> Co
             return _without_search(_concluded(bound_set(engine, group, falsifier, run), run, at_once=True))
     moving = int((group.upper > group.lower).any(axis=0).sum())
     if moving > FEW_INPUTS:
-        if moving > MIDDLING_INPUTS or len(group.lower) > 1 or not _inputs_suffice(engine, group, run):
+        most = 0.5 * run.remaining()
+        expected = np.inf if moving > MIDDLING_INPUTS or len(group.lower) > 1 else _halving_seconds(engine, group, run)
+        if not expected < most:
             return _split_neurons(engine, group, run, falsifier)
-        trial = run.limited(0.5 * run.remaining())
+        trial = run.limited(min(most, max(LEAST_TRIAL_S, PATIENCE * expected)))
         with run.stage("split inputs"):
             result = split_inputs(engine, group, falsifier, trial)
         run.visited += trial.visited
@@ -174,8 +178,8 @@ def _without_search(conclusion: Conclusion) -> Conclusion:
     return conclusion
 
 
-def _inputs_suffice(engine: BoxEngine, group: Group, run: Run) -> bool:
-    """Whether halving inputs will close one box in half of the time, going by what the first splits gain."""
+def _halving_seconds(engine: BoxEngine, group: Group, run: Run) -> float:
+    """Seconds in which halving inputs will close one box, going by what the first splits gain."""
     lower, upper = group.lower, group.upper
     limits, needed = group.limits[:1], np.inf
     begin = time.monotonic()
@@ -184,7 +188,7 @@ def _inputs_suffice(engine: BoxEngine, group: Group, run: Run) -> bool:
     margin = float(group.rows.clause_margins(bounds.lower - limits).min())
     for depth in range(1, 4):
         if margin > 0:
-            return True
+            return 0.0
         if time.monotonic() - begin > LOOK_AHEAD_SHARE * run.remaining():
             break
         low, high, *_ = bisect(bounds, group, bounds.lower - limits, lower, upper)
@@ -197,7 +201,7 @@ def _inputs_suffice(engine: BoxEngine, group: Group, run: Run) -> bool:
         needed = depth - margin / gain if gain > 0 else np.inf
     expected = 2.0 ** min(needed, 60.0) * seconds
     run.say("inputs", f"halving inputs about {needed:.1f} times would do: {expected:.2g} s")
-    return expected < 0.5 * run.remaining()
+    return expected
 
 
 def _split_neurons(

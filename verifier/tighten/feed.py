@@ -49,7 +49,12 @@ class ClauseProof:
 
 
 def last_mile(
-    graph: Graph, inputs: InputSet, clause: Clause, known: Known, deadline: float, cancelled: Callable[[], bool] = bool
+    graph: Graph,
+    inputs: InputSet,
+    clause: Clause,
+    known: Known,
+    deadline: float,
+    stop: Callable[[float], bool] = lambda share: False,
 ) -> ClauseProof:
     """Refute a clause on a subdomain by linear programming, branching on the few neurons left open.
 
@@ -58,7 +63,7 @@ def last_mile(
     Args:
         graph: the lowered graph that `known` refers to (`TorchEngine.network.graph`).
         deadline: time.monotonic() value to stop at.
-        cancelled: asked before every LP.
+        stop: asked before every subdomain, with the share of the tree that is closed.
     Property: sound, IEEE_FLOAT with `known.rounding_error`; complete given time where every activation
         has one kink and the input set is a polytope.
     Raises:
@@ -76,7 +81,7 @@ def last_mile(
     strict = not bool(clause.strict[0])
 
     if can_branch(model) and (inputs.ball is None or inputs.ball.p == 1):
-        found = prove_above(model, cost, limit, deadline, strict=strict, cancelled=cancelled)
+        found = prove_above(model, cost, limit, deadline, strict=strict, stop=stop)
         margin = float(np.nextafter(found.lower - limit, -np.inf))
         return ClauseProof(found.closed, found.subproblems, margin, found.point)
     answer = LpSession(model, inputs).bound(cost, max(deadline - time.monotonic(), 0.0))

@@ -91,6 +91,15 @@ class LinearModel:
         mask = np.concatenate([self.relaxation_rows, np.zeros(block.shape[0], dtype=bool)])
         return replace(self, matrix=matrix, row_lower=row_lower, row_upper=row_upper, relaxation_rows=mask)
 
+    def without_rows(self, rows: np.ndarray) -> LinearModel:
+        """The model without rows [K] that stand after its own, as `with_rows` adds them."""
+        keep = np.ones(self.row_count, dtype=bool)
+        keep[rows] = False
+        return replace(
+            self, matrix=self.matrix[keep], row_lower=self.row_lower[keep], row_upper=self.row_upper[keep],
+            relaxation_rows=self.relaxation_rows[keep],
+        )  # fmt: skip
+
 
 class RowBuffer:
     """Collects CSR blocks without ever adding two stored entries, which could round."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 
 from verifier.errors import SpecError
 from verifier.tighten.model import LinearModel
@@ -50,7 +51,7 @@ class HighsSolver(Solver):
     def __init__(self, model: LinearModel):
         import highspy
 
-        self._model, self._highspy = model, highspy
+        self._row_count, self._highspy = model.row_count, highspy
         self._highs = quiet_highs()
         self._highs.passModel(highs_program(model, highspy))
         self._start, self._cost = StartBasis(model), np.full(model.column_count, np.nan)
@@ -68,7 +69,7 @@ class HighsSolver(Solver):
         if status == self._highspy.HighsModelStatus.kInfeasible:
             return Solution(self._ray(), None, True, "infeasible")
         found = highs.getSolution()
-        duals = np.array(found.row_dual) if found.dual_valid else np.zeros(self._model.row_count)
+        duals = np.array(found.row_dual) if found.dual_valid else np.zeros(self._row_count)
         point = np.array(found.col_value) if found.value_valid else None
         return Solution(duals, point, False, highs.modelStatusToString(status))
 
@@ -91,6 +92,17 @@ class HighsSolver(Solver):
         """Other bounds of one row, for the solves to come."""
         self._highs.changeRowBounds(row, lower, upper)
 
+    def add_rows(self, block: sparse.csr_matrix, lower: np.ndarray, upper: np.ndarray) -> None:
+        """Rows [K, C] after those that there are."""
+        parts = (block.indptr.astype(np.int32), block.indices.astype(np.int32), block.data)
+        self._highs.addRows(block.shape[0], lower, upper, block.nnz, *parts)
+        self._row_count += block.shape[0]
+
+    def delete_rows(self, rows: np.ndarray) -> None:
+        """Take rows out; those after them move up."""
+        self._highs.deleteRows(rows.size, rows.astype(np.int32))
+        self._row_count -= rows.size
+
     def _ray(self) -> np.ndarray:
         """A Farkas ray; presolve proves infeasibility without one, so it is solved again without."""
         highs = self._highs
@@ -102,7 +114,7 @@ class HighsSolver(Solver):
             highs.setOptionValue("presolve", "choose")
             _, exists = highs.getDualRayExist()
         if not exists:
-            return np.zeros(self._model.row_count)
+            return np.zeros(self._row_count)
         _, _, ray = highs.getDualRay()
         ray = np.asarray(ray, dtype=np.float64)
         # The sign convention of a ray is the solver's own; a wrong sign would prove nothing.

@@ -1,0 +1,93 @@
+"""Decide a box by linear programs with cuts (tighten/hot_tree.py), where the network is small enough for them.
+
+A program bounds all neurons together, with planes over what a neuron reads instead of over one interval, so its tree
+needs far fewer subdomains than one of backward passes, at thousands of times the cost of each.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from verifier.attack.falsify import Falsifier
+from verifier.bounds.clauses import PaddedClauses
+from verifier.bounds.engine import BoxEngine
+from verifier.errors import VerifierError
+from verifier.graph.ir import Graph
+from verifier.run import Run
+from verifier.search.input_split import SplitResult
+from verifier.spec.groups import Group
+from verifier.spec.problem import Clause, InputSet
+
+#: Neurons and weights up to which programs are tried.
+MOST_NEURONS, MOST_WEIGHTS = 600, 300_000
+PLAIN = ("Input", "Constant", "Dense", "Scale", "Add", "Sub", "Reshape", "Select", "Concat", "Relu", "LeakyRelu", "Abs")
+#: A tree that would not end in the time left, going by the share of it that is closed, is given up after this share of
+#: the time, within these seconds. Most of a tree is closed late, when splits and cuts have been learned.
+TRIAL_SHARE, TRIAL_S = 0.3, (3.0, 60.0)
+
+
+def fits(graph: Graph) -> bool:
+    """Whether programs of the network stay small: dense layers and relus, few of both."""
+    neurons = weights = 0
+    for node in graph.nodes.values():
+        neurons += node.size if node.op in ("Relu", "LeakyRelu", "Abs") else 0
+        weights += np.size(node.attrs.get("weight", ()))
+    plain = all(n.op in PLAIN for n in graph.nodes.values())
+    return plain and 0 < neurons <= MOST_NEURONS and weights <= MOST_WEIGHTS
+
+
+def decide_by_programs(
+    engine: BoxEngine, group: Group, index: int, clauses: np.ndarray, falsifier: Falsifier, run: Run
+) -> tuple[SplitResult | None, np.ndarray]:
+    """What programs decide of some clauses of box `index`, and the clauses they leave open.
+
+    Returns:
+        (result, clauses): a counterexample, or a proof when no clause is left; else None. A clause whose tree would not
+        end in time is left open.
+    """
+    if group.inputs is not None or not fits(engine.graph):
+        return None, clauses
+    # Torch, which this imports, is not needed otherwise.
+    from verifier.tighten.feed import Known, last_mile
+    from verifier.tighten.propagated import Propagated
+
+    inputs = InputSet(group.lower[index], group.upper[index])
+    trial = float(np.clip(TRIAL_SHARE * run.remaining(), *TRIAL_S))
+    padded, left, solved, lowest = PaddedClauses.of(group, index), list(map(int, clauses)), 0, np.inf
+    try:
+        state = Propagated(
+            engine.graph, inputs, soundness=engine.soundness, time_limit_s=trial, cancelled=run.stopped
+        )
+        known = Known(state.intermediate(state.crown()), state.rounding_error(state.crown()))
+        for clause in clauses:
+            rows, limits, strict = padded.rows[clause], padded.limits[clause], padded.strict[clause]
+            _, first = np.unique(np.column_stack([rows, limits, strict]), axis=0, return_index=True)
+            asked = Clause(rows[first], limits[first], strict[first])
+            begin, time_s = time.monotonic(), run.remaining() / len(left)
+
+            def hopeless(share: float, begin: float = begin, time_s: float = time_s) -> bool:
+                spent = time.monotonic() - begin
+                return run.stopped() or (spent > trial and spent > share * time_s)
+
+            proof = last_mile(state.graph, inputs, asked, known, run.deadline, hopeless)
+            solved += proof.subproblems
+            run.visited += proof.subproblems
+            if proof.refuted:
+                left.remove(int(clause))
+                lowest = min(lowest, proof.margin)
+                continue
+            if proof.point is not None:
+                witness = falsifier.try_points(np.array([index]), proof.point[None])
+                if witness is not None:
+                    return SplitResult(witness, len(left)), clauses
+            break
+    except VerifierError as error:
+        run.say("programs", f"not possible: {error}")
+        return None, clauses
+    run.say("programs", f"{solved} linear programs: {len(left)} of {len(clauses)} clauses open")
+    if left:
+        return None, np.array(left, dtype=clauses.dtype)
+    run.open, run.bound_after = 0, lowest
+    return SplitResult(None, 0), clauses[:0]
