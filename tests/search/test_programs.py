@@ -1,4 +1,4 @@
-"""Small networks decided by linear programs with cuts: right on both sides, bounded in time, and only where they fit."""
+"""Small networks decided by linear programs with cuts: right on both sides, in time, and only where they fit."""
 
 from __future__ import annotations
 

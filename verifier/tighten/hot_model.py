@@ -124,7 +124,8 @@ class HotModel:
         pad = 1e-9 * (1.0 + np.abs(ends).max())
         # Only the solver is told: the bound keeps the proved range of `post`, deployed rounding included.
         post_low = max(ends.min() - pad, self.model.col_lower[post])
-        self._solver.change_column(int(post), post_low, max(min(ends.max() + pad, self.model.col_upper[post]), post_low))
+        post_high = max(min(ends.max() + pad, self.model.col_upper[post]), post_low)
+        self._solver.change_column(int(post), post_low, post_high)
         offset = self._at_knot[neuron] - slope * knot
         for row, its_slope in self._rows[neuron]:
             if abs(its_slope - slope) <= 1e-9 * (1.0 + abs(slope)):

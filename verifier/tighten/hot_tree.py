@@ -113,8 +113,9 @@ class _HotTree:
         """Of the subdomain gone to, with what its cuts gain."""
         found = self._solve(deadline)
         for _ in range(ROUNDS if node.sides else ROOT_ROUNDS):
-            done = found.point is None or self._closes(max(found.bound, node.bound)) or time.monotonic() >= deadline
-            if done or not self.lp.cut(found.point):
+            if self._closes(max(found.bound, node.bound)) or time.monotonic() >= deadline:
+                break
+            if found.point is None or not self.lp.cut(found.point):
                 break
             before, found = found, self._solve(deadline)
             if found.bound < before.bound:

@@ -53,7 +53,8 @@ class Envelopes:
             share = np.where(width > 0, np.abs(point - worst) / width, np.inf)
         order = np.argsort(share, axis=1)
         left = (np.maximum(w * lower, w * upper).sum(axis=1) + 0.5 * (self.low + self.high))[:, None]
-        left = left - np.cumsum(np.take_along_axis(falls, order, axis=1), axis=1)  # z, if those so far are at their worst
+        # z, when those so far are at their worst
+        left = left - np.cumsum(np.take_along_axis(falls, order, axis=1), axis=1)
         after = np.concatenate([left[:, :1] + np.take_along_axis(falls, order[:, :1], axis=1), left[:, :-1]], axis=1)
         fall = np.maximum(np.take_along_axis(falls, order, axis=1), 1e-300)
         taken = np.clip(after / fall, 0.0, 1.0)  # whole while z stays positive, then a part of one
