@@ -19,7 +19,7 @@ using Doubles = py::array_t<double, py::array::c_style | py::array::forcecast>;
 
 std::vector<double> as_vector(const Doubles& array) { return {array.data(), array.data() + array.size()}; }
 
-void expect(const char* name, const Doubles& array, int64_t rows, int64_t columns) {
+void expect(const char* name, const py::array& array, int64_t rows, int64_t columns) {
     if (array.ndim() == 2 && (rows < 0 || array.shape(0) == rows) && array.shape(1) == columns) return;
     std::string got = "(";
     for (py::ssize_t i = 0; i < array.ndim(); ++i) got += (i ? ", " : "") + std::to_string(array.shape(i));
@@ -96,32 +96,25 @@ py::tuple bound_boxes(verifier::Network<T>& network, const Doubles& lower, const
     return py::make_tuple(best, coeffs, offset, sensitivity);
 }
 
+// Numbers in the network's own precision.
 template <typename T>
-py::array_t<double> evaluate(verifier::Network<T>& network, const Doubles& points, int threads) {
+using Numbers = py::array_t<T, py::array::c_style | py::array::forcecast>;
+
+template <typename T>
+py::array_t<T> evaluate(verifier::Network<T>& network, const Numbers<T>& points, int threads) {
     expect("points", points, -1, network.inputs());
-    py::array_t<double> out({static_cast<int64_t>(points.shape(0)), network.outputs()});
-    double* data = out.mutable_data();
+    py::array_t<T> out({static_cast<int64_t>(points.shape(0)), network.outputs()});
+    T* data = out.mutable_data();
     py::gil_scoped_release free;
     network.evaluate(points.data(), points.shape(0), threads, data);
     return out;
 }
 
 template <typename T>
-py::array_t<double> gradient(verifier::Network<T>& network, const Doubles& points, const Doubles& weights, int threads) {
+py::tuple record(verifier::Network<T>& network, const Numbers<T>& points, int threads) {
     expect("points", points, -1, network.inputs());
-    expect("weights", weights, points.shape(0), network.outputs());
-    py::array_t<double> out({static_cast<int64_t>(points.shape(0)), network.inputs()});
-    double* data = out.mutable_data();
-    py::gil_scoped_release free;
-    network.gradient(points.data(), weights.data(), points.shape(0), threads, data);
-    return out;
-}
-
-template <typename T>
-py::tuple record(verifier::Network<T>& network, const Doubles& points, int threads) {
-    expect("points", points, -1, network.inputs());
-    py::array_t<double> out({static_cast<int64_t>(points.shape(0)), network.outputs()});
-    double* data = out.mutable_data();
+    py::array_t<T> out({static_cast<int64_t>(points.shape(0)), network.outputs()});
+    T* data = out.mutable_data();
     verifier::Trace<T> trace;
     {
         py::gil_scoped_release free;
@@ -131,14 +124,14 @@ py::tuple record(verifier::Network<T>& network, const Doubles& points, int threa
 }
 
 template <typename T>
-py::array_t<double> pull_back(verifier::Network<T>& network, const verifier::Trace<T>& trace, const Doubles& weights,
-                              int threads) {
+py::array_t<T> pull_back(verifier::Network<T>& network, const verifier::Trace<T>& trace, const Numbers<T>& weights,
+                         int threads) {
     if (!network.fits(trace)) throw py::value_error("trace: its sizes are not those of this network");
     expect("weights", weights, -1, network.outputs());
     const int64_t each = trace.count > 0 ? weights.shape(0) / trace.count : 0;
     if (weights.shape(0) != each * trace.count) throw py::value_error("weights: expected as many rows for every point");
-    py::array_t<double> out({each * trace.count, network.inputs()});
-    double* data = out.mutable_data();
+    py::array_t<T> out({each * trace.count, network.inputs()});
+    T* data = out.mutable_data();
     py::gil_scoped_release free;
     network.pull_back(trace, weights.data(), each, threads, data);
     return out;
@@ -160,7 +153,6 @@ void bind_network(py::module_& module, const char* name) {
         .def("bound_boxes", &bound_boxes<T>, py::arg("lower"), py::arg("upper"), py::arg("rows"), py::kw_only(),
              py::arg("forms"), py::arg("refine"), py::arg("threads"))
         .def("evaluate", &evaluate<T>, py::arg("points"), py::kw_only(), py::arg("threads"))
-        .def("gradient", &gradient<T>, py::arg("points"), py::arg("weights"), py::kw_only(), py::arg("threads"))
         .def("record", &record<T>, py::arg("points"), py::kw_only(), py::arg("threads"))
         .def("pull_back", &pull_back<T>, py::arg("trace"), py::arg("weights"), py::kw_only(), py::arg("threads"));
 }

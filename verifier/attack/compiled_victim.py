@@ -13,35 +13,22 @@ from verifier.attack.onnx_victim import GraphModule
 from verifier.bounds.native_engine import NativeEngine, supports
 from verifier.errors import DeviceError
 
-#: Multiply-adds up to which maps kept by their nonzeros beat torch's convolutions (measured on one AVX2 thread): in
-#: one evaluation, and in one evaluation with its derivative. Dense maps beat torch's at any size measured.
-EVALUATE_AT_MOST, RECORD_AT_MOST = 5e6, 2e7
-
 
 class CompiledForward:
-    """Scores of a GraphModule by compiled code: the same up to round-off, for small networks several times faster.
+    """Scores of a GraphModule by compiled code: the same up to round-off, for small networks many times faster.
 
     Args:
-        module: what is evaluated; it checks the shapes, and takes over for batches that it evaluates faster.
+        module: what is evaluated; it checks the shapes.
         engine: a native engine of the same graph.
-    Attributes:
-        rows_recorded: most rows for which `record` is the faster.
     """
 
     def __init__(self, module: GraphModule, engine: NativeEngine):
         self.module, self.engine = module, engine
-        network = engine.network
-        per_row = network.weights if network.sparse else 0.0
-        self.rows_evaluated = EVALUATE_AT_MOST / max(per_row, 1e-9)
-        self.rows_recorded = RECORD_AT_MOST / max(per_row, 1e-9)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Scores [R, K] for inputs [R, ...], differentiable once; ShapeError where the numbers of features differ."""
-        differentiate = torch.is_grad_enabled() and x.requires_grad
-        if len(x) > (self.rows_recorded if differentiate else self.rows_evaluated):
-            return self.module(x)
         flat = self.module.flat(x)
-        if differentiate:
+        if torch.is_grad_enabled() and x.requires_grad:
             return _Scores.apply(flat, self)
         self.engine.threads = torch.get_num_threads()
         return torch.from_numpy(self.engine.evaluate(flat.numpy())).to(flat.dtype)

@@ -27,7 +27,7 @@ def of_loss(
     """
     with torch.enable_grad():
         work = work.detach().requires_grad_(True)
-        if model.record is None or len(work) > model.rows_recorded:
+        if model.record is None:
             scores = model.scores(to_inputs(work))
             value = loss(scores, label, target)
             return scores.detach(), value.detach(), _derivative(value, work)
@@ -45,7 +45,7 @@ def of_scores(model: Model, work: Tensor, to_inputs: Map, choose: Map) -> tuple[
     """Scores [R, K], the classes chosen from them [R, C], and the derivatives of their scores [R, C, *W]."""
     with torch.enable_grad():
         work = work.detach().requires_grad_(True)
-        if model.record is None or len(work) > model.rows_recorded:
+        if model.record is None:
             scores = model.scores(to_inputs(work))
             classes = choose(scores.detach())
             return scores.detach(), classes, _jacobian(scores.gather(1, classes), work, model.vectorised)

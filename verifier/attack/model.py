@@ -74,7 +74,7 @@ class Model:
         rows_at_once: rows per evaluation; halved when memory runs out.
         evaluations_per_row: how many times the victim runs for one row (above 1 for an
             expectation over transformations); queries are counted in these.
-        record: a shorter way to derivatives than autograd for victims that have one, at up to `rows_recorded` rows.
+        record: a shorter way to derivatives than autograd for victims that have one.
         vectorised: autograd can take derivatives of several scores in one pass.
         judge: the victim itself where `forward` is a faster stand-in that rounds otherwise; None where it is not.
     """
@@ -98,7 +98,6 @@ class Model:
         self.evaluations_per_row = 1
         self.source = "model"
         self.record: Record | None = None
-        self.rows_recorded = 0.0
         self.vectorised = True
         self.judge: Callable[[Tensor], Tensor] | None = None
 
@@ -134,8 +133,7 @@ class Model:
         forward = compiled(module)
         model = cls(forward or module, preprocess=preprocess, module=module)
         if forward is not None:
-            model.record, model.rows_recorded = forward.record, forward.rows_recorded
-            model.vectorised, model.judge = False, module
+            model.record, model.vectorised, model.judge = forward.record, False, module
         return model
 
     @classmethod
