@@ -3,6 +3,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <optional>
+
 #include "example_op/scale_boxes.h"
 #include "verifier/box_pass.h"
 #include "verifier/kernels.h"
@@ -110,6 +112,37 @@ py::array_t<T> evaluate(verifier::Network<T>& network, const Numbers<T>& points,
     return out;
 }
 
+// Classes [count], each below `classes`.
+using Classes = py::array_t<int64_t, py::array::c_style | py::array::forcecast>;
+
+void expect_classes(const char* name, const Classes& array, int64_t count, int64_t classes) {
+    bool fits = array.ndim() == 1 && array.shape(0) == count;
+    for (int64_t i = 0; fits && i < count; ++i) fits = array.data()[i] >= 0 && array.data()[i] < classes;
+    if (!fits)
+        throw py::value_error(std::string(name) + ": expected " + std::to_string(count) + " classes below " + std::to_string(classes));
+}
+
+template <typename T>
+py::tuple climb(verifier::Network<T>& network, const Numbers<T>& points, const std::string& loss, const Classes& label,
+                const std::optional<Classes>& target, int threads) {
+    if (loss != "cross_entropy" && loss != "margin")
+        throw py::value_error("loss: expected cross_entropy or margin, got " + loss);
+    if (network.outputs() < 2) throw py::value_error("loss: expected a network of two outputs or more");
+    expect("points", points, -1, network.inputs());
+    const int64_t count = points.shape(0);
+    expect_classes("label", label, count, network.outputs());
+    if (target) expect_classes("target", *target, count, network.outputs());
+    py::array_t<T> outputs({count, network.outputs()}), value(count), gradient({count, network.inputs()});
+    const verifier::Climb<T> job{count, loss == "margin" ? verifier::Loss::kMargin : verifier::Loss::kCrossEntropy,
+                                 points.data(), label.data(), target ? target->data() : nullptr, outputs.mutable_data(),
+                                 value.mutable_data(), gradient.mutable_data()};
+    {
+        py::gil_scoped_release free;
+        network.climb(job, threads);
+    }
+    return py::make_tuple(outputs, value, gradient);
+}
+
 template <typename T>
 py::tuple record(verifier::Network<T>& network, const Numbers<T>& points, int threads) {
     expect("points", points, -1, network.inputs());
@@ -153,6 +186,8 @@ void bind_network(py::module_& module, const char* name) {
         .def("bound_boxes", &bound_boxes<T>, py::arg("lower"), py::arg("upper"), py::arg("rows"), py::kw_only(),
              py::arg("forms"), py::arg("refine"), py::arg("threads"))
         .def("evaluate", &evaluate<T>, py::arg("points"), py::kw_only(), py::arg("threads"))
+        .def("climb", &climb<T>, py::arg("points"), py::arg("loss"), py::arg("label"), py::arg("target"), py::kw_only(),
+             py::arg("threads"))
         .def("record", &record<T>, py::arg("points"), py::kw_only(), py::arg("threads"))
         .def("pull_back", &pull_back<T>, py::arg("trace"), py::arg("weights"), py::kw_only(), py::arg("threads"));
 }

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <new>
 #include <set>
 #include <stdexcept>
@@ -345,6 +346,26 @@ template <typename T>
 void Network<T>::evaluate(const T* points, int64_t count, int threads, T* out) {
     std::lock_guard<std::mutex> guard(busy_);
     evaluate_into(nullptr, points, count, threads, out);
+}
+
+template <typename T>
+void Network<T>::climb(const Climb<T>& job, int threads) {
+    std::lock_guard<std::mutex> guard(busy_);
+    bundle_maps(false);
+    bundle_maps(true);
+    const int64_t n = outputs();
+    over_planes(planes_of(job.count), threads, [&](Workspace<T>& work, int64_t plane, int64_t planes) {
+        const int64_t first = plane * isa_.lanes, size = std::min(planes * isa_.lanes, job.count - first);
+        T *scores = job.outputs + first * n, *gradient = job.gradient + first * inputs();
+        isa_.evaluate(plan_, job.points + first * inputs(), size, work.point_rows, scores);
+        std::vector<T> slopes(size * n);
+        for (int64_t r = 0; r < size; ++r)
+            job.value[first + r] = slopes_of(job.loss, scores + r * n, n, job.label[first + r],
+                                             job.target ? job.target[first + r] : -1, slopes.data() + r * n);
+        isa_.pull_back(plan_, work, slopes.data(), size, 1, 0, planes, work.point_rows, gradient);
+        for (int64_t i = 0; i < size * inputs(); ++i)
+            if (!(std::fabs(gradient[i]) <= std::numeric_limits<T>::max())) gradient[i] = 0;
+    });
 }
 
 template <typename T>

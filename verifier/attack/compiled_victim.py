@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from verifier.attack.losses import COMPILED, Loss
 from verifier.attack.onnx_victim import GraphModule
 from verifier.bounds.native_engine import NativeEngine, supports
 from verifier.errors import DeviceError
@@ -32,6 +33,20 @@ class CompiledForward:
             return _Scores.apply(flat, self)
         self.engine.threads = torch.get_num_threads()
         return torch.from_numpy(self.engine.evaluate(flat.numpy())).to(flat.dtype)
+
+    def knows(self, loss: Loss) -> bool:
+        """Whether `climb` takes this loss."""
+        return loss in COMPILED and self.engine.network.outputs > 1
+
+    def climb(self, x: Tensor, loss: Loss, label: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores [R, K], loss values [R] and their gradients in x [R, ...], zero where they are not finite."""
+        flat = self.module.flat(x)
+        goal = None if target is None else target.numpy()
+        found = self.engine.network.climb(
+            flat.numpy(), COMPILED[loss], label.numpy(), goal, threads=torch.get_num_threads()
+        )
+        scores, value, gradient = map(torch.from_numpy, found)
+        return scores, value, gradient.reshape(x.shape)
 
     def record(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """Scores [R, K], and the map from weights of them [R * S, K], S in turn for each row, to the derivatives of

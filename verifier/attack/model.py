@@ -15,12 +15,10 @@ from torch import Tensor
 from verifier.errors import DeviceError, NetworkError, ShapeError, SpecError
 
 if TYPE_CHECKING:
+    from verifier.attack.compiled_victim import CompiledForward
     from verifier.attack.onnx_victim import GraphModule
 
 OUTPUTS = ("logits", "probabilities", "labels")
-#: prepared inputs [R, ...] -> (the answer [R, C], a map from its weights [R * S, C], S in turn for each row, to the
-#: derivatives of the weighted sums [R * S, N])
-Record = Callable[[Tensor], tuple[Tensor, Callable[[Tensor], Tensor]]]
 
 
 class Access(IntEnum):
@@ -74,7 +72,7 @@ class Model:
         rows_at_once: rows per evaluation; halved when memory runs out.
         evaluations_per_row: how many times the victim runs for one row (above 1 for an
             expectation over transformations); queries are counted in these.
-        record: a shorter way to derivatives than autograd for victims that have one.
+        compiled: a shorter way to derivatives than autograd for victims that have one.
         vectorised: autograd can take derivatives of several scores in one pass.
         judge: the victim itself where `forward` is a faster stand-in that rounds otherwise; None where it is not.
     """
@@ -97,7 +95,7 @@ class Model:
         self.rows_at_once = 4096
         self.evaluations_per_row = 1
         self.source = "model"
-        self.record: Record | None = None
+        self.compiled: CompiledForward | None = None
         self.vectorised = True
         self.judge: Callable[[Tensor], Tensor] | None = None
 
@@ -133,7 +131,7 @@ class Model:
         forward = compiled(module)
         model = cls(forward or module, preprocess=preprocess, module=module)
         if forward is not None:
-            model.record, model.vectorised, model.judge = forward.record, False, module
+            model.compiled, model.vectorised, model.judge = forward, False, module
         return model
 
     @classmethod

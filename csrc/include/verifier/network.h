@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "verifier/losses.h"
 #include "verifier/workspace.h"
 
 namespace verifier {
@@ -64,6 +65,17 @@ struct Trace {
     Trace& operator=(Trace&&) = default;
 };
 
+// Points [count, N_in] that attacks move, and what they ask there; see slopes_of.
+template <typename T>
+struct Climb {
+    int64_t count;
+    Loss loss;
+    const T* points;
+    const int64_t *label, *target;  // [count]; null `target`: away from the labels
+    T *outputs, *value;             // [count, N_out], [count]
+    T* gradient;                    // [count, N_in], 0 where it is not finite
+};
+
 template <typename T>
 class Network {
   public:
@@ -88,6 +100,9 @@ class Network {
     void bound_boxes(const double* lower, const double* upper, int64_t boxes, const double* rows, int64_t row_count,
                      bool refine, int threads, const BoxResult& result);
     void evaluate(const T* points, int64_t count, int threads, T* out);
+
+    // Outputs, a loss of each point's outputs, and its gradient in the point; at least two outputs.
+    void climb(const Climb<T>& job, int threads);
 
     // Outputs and a trace, then gradients of weights [count * each, N_out], `each` rows in turn at one point.
     Trace<T> record(const T* points, int64_t count, int threads, T* out);
