@@ -19,6 +19,7 @@ from verifier.attack.threat import LpThreat
 from verifier.attack.universal.expectation import ExpectationModel
 from verifier.data.packaged import digits
 from verifier.errors import ShapeError
+from verifier.graph.load import load_network
 
 SPECS = Path(__file__).parents[2] / "specs" / "onnx"
 COVERED = ("fc", "conv", "residual", "avgpool", "batchnorm", "leaky", "sigmoid", "tanh")
@@ -136,6 +137,6 @@ def test_expectations_over_compiled_victims_have_jacobians() -> None:
 def test_wrong_sizes_are_named_and_uncovered_networks_stay_with_torch() -> None:
     with pytest.raises(ShapeError, match="network input: expected 64 features"):
         pair("fc")[0].scores(torch.zeros(2, 63))
-    assert compiled(graph_module(SPECS / "maxpool.onnx")) is None
+    assert compiled(load_network(SPECS / "maxpool.onnx")) is None
     model = Model.from_onnx(SPECS / "maxpool.onnx")
     assert model.compiled is None and model.forward is model.module

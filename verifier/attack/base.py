@@ -18,6 +18,7 @@ from torch import Tensor
 
 from verifier.attack.model import Access, Model, predicted, wrap
 from verifier.attack.projections import along
+from verifier.attack.stand_in import stand_in
 from verifier.attack.task import Task
 from verifier.attack.threat import Space, Threat
 from verifier.errors import ShapeError, SpecError
@@ -109,8 +110,10 @@ class Attack(ABC):
         began = time.perf_counter()
         model = wrap(model)
         self._admit(model, threat)
+        inputs, label, target = as_batch(model, x, y, targets)
+        with torch.no_grad():
+            model = stand_in(model, inputs)
         with torch.no_grad(), model.untouched():
-            inputs, label, target = as_batch(model, x, y, targets)
             space = threat.space(inputs)
             clean = _ask(model, space.clean)
             _check_labels(label, target, clean.classes)

@@ -72,7 +72,7 @@ class Model:
         rows_at_once: rows per evaluation; halved when memory runs out.
         evaluations_per_row: how many times the victim runs for one row (above 1 for an
             expectation over transformations); queries are counted in these.
-        compiled: a shorter way to derivatives than autograd for victims that have one.
+        compiled: compiled code for the victim's answers and a shorter way to their derivatives than autograd.
         vectorised: autograd can take derivatives of several scores in one pass.
         judge: the victim itself where `forward` is a faster stand-in that rounds otherwise; None where it is not.
     """
@@ -128,7 +128,7 @@ class Model:
         """A network file that was read already, evaluated by compiled code where that is the faster."""
         from verifier.attack.compiled_victim import compiled
 
-        forward = compiled(module)
+        forward = compiled(module.network.source)
         model = cls(forward or module, preprocess=preprocess, module=module)
         if forward is not None:
             model.compiled, model.vectorised, model.judge = forward, False, module
@@ -292,7 +292,8 @@ def _frozen(module: torch.nn.Module) -> Iterator[None]:
     finally:
         with torch.no_grad():
             for owner, name, buffer, value in buffers:
-                buffer.copy_(value)
+                if not torch.equal(buffer, value):  # a copy counts as a change, whatever it writes
+                    buffer.copy_(value)
                 owner._buffers[name] = buffer
         for parameter, flag in flags:
             parameter.requires_grad_(flag)

@@ -1,0 +1,144 @@
+"""Torch stacks attacked through compiled code: which are, which are not, and that the module has the last word."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from conftest import INF
+from torch import Tensor, nn
+
+from verifier.attack.model import Model, Preprocessing
+from verifier.attack.registry import build
+from verifier.attack.stand_in import stand_in
+from verifier.attack.threat import LpThreat
+from verifier.data.packaged import digits
+from verifier.graph.torch.stack import plain_layers
+
+IMAGES = torch.tensor(digits().x[:24])
+
+
+def stack(**settings: Any) -> nn.Sequential:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 6, 3, stride=2, padding=1, **settings),
+        nn.BatchNorm2d(6),
+        nn.LeakyReLU(0.1),
+        nn.Flatten(),
+        nn.Dropout(0.5),
+        nn.Sequential(nn.Linear(96, 20), nn.Tanh(), nn.Identity()),
+        nn.Linear(20, 10),
+    )
+    for _ in range(3):
+        net(torch.rand(16, 1, 8, 8))  # running statistics
+    return net.eval()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("preprocess", [None, Preprocessing(0.3, 0.5)])
+def test_a_stack_is_read_and_agrees(dtype: torch.dtype, preprocess: Preprocessing | None) -> None:
+    net = stack().to(dtype)
+    x = IMAGES.to(dtype)
+    model = Model.from_torch(net, preprocess=preprocess)
+    found = stand_in(model, x)
+    assert found.compiled is not None and found.judge is net and model.compiled is None
+    assert torch.allclose(found.scores(x), model.scores(x), atol=1e-5 if dtype == torch.float32 else 1e-12)
+    assert found.scores(x).dtype == dtype and torch.equal(found.judged(x), model.scores(x))
+
+
+@pytest.mark.parametrize("attack", ["pgd", "apgd", "square", "fab", "deepfool"])
+def test_attacks_on_a_stack_end_as_on_the_wrapped_module(attack: str) -> None:
+    class Wrapped(nn.Module):
+        def __init__(self, inner: nn.Module):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x)
+
+    net = stack().double()
+    x = IMAGES.double()
+    y = net(x).argmax(1)
+    threat = LpThreat(norm=2.0 if attack == "deepfool" else INF, eps=0.3)
+    settings = {"square": {"steps": 60}, "fab": {"steps": 10}}.get(attack, {})
+    results = [build(attack, **settings)(m, x, y, threat, seed=0) for m in (net, Wrapped(net).eval())]
+    assert torch.equal(results[0].success, results[1].success) and bool(results[0].success.any())
+    assert torch.equal(results[0].queries, results[1].queries)
+    assert torch.allclose(results[0].adversarial, results[1].adversarial, atol=1e-6)
+    assert torch.equal(net(results[0].adversarial).argmax(1) != y, results[0].success)
+
+
+def spoil_hook(net: nn.Sequential) -> None:
+    net[2].register_forward_hook(lambda module, args, out: -out)
+
+
+def spoil_pre_hook(net: nn.Sequential) -> None:
+    net.register_forward_pre_hook(lambda module, args: (1 - args[0],))
+
+
+def spoil_forward(net: nn.Sequential) -> None:
+    net[2].forward = lambda x: -x  # type: ignore[method-assign]
+
+
+def spoil_class(net: nn.Sequential) -> None:
+    class Odd(nn.ReLU):
+        def forward(self, x: Tensor) -> Tensor:
+            return -super().forward(x)
+
+    net[2] = Odd()
+
+
+def spoil_mode(net: nn.Sequential) -> None:
+    net[4].train()
+
+
+def spoil_parametrisation(net: nn.Sequential) -> None:
+    nn.utils.parametrizations.weight_norm(net[6])
+
+
+@pytest.mark.parametrize(
+    "spoil", [spoil_hook, spoil_pre_hook, spoil_forward, spoil_class, spoil_mode, spoil_parametrisation]
+)
+def test_anything_else_stays_with_torch(spoil: Callable[[nn.Sequential], None]) -> None:
+    net = stack()
+    assert plain_layers(net) is not None
+    spoil(net)
+    model = Model.from_torch(net)
+    assert plain_layers(net) is None and stand_in(model, IMAGES) is model
+
+
+def test_unread_settings_stay_with_torch() -> None:
+    for net in (stack(padding_mode="circular"), nn.Sequential(nn.Flatten(), nn.Linear(64, 3), nn.Softmax(1)).eval()):
+        model = Model.from_torch(net)
+        assert stand_in(model, IMAGES) is model
+    statistics = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64, track_running_stats=False)).eval()
+    assert stand_in(Model.from_torch(statistics), IMAGES).compiled is None
+
+
+def test_a_layer_used_twice_is_used_twice() -> None:
+    half, relu = nn.Linear(64, 64), nn.ReLU()
+    net = nn.Sequential(nn.Flatten(), half, relu, half, relu).eval()
+    found = stand_in(Model.from_torch(net), IMAGES)
+    assert found.compiled is not None and torch.allclose(found.scores(IMAGES), net(IMAGES), atol=1e-5)
+
+
+def test_changed_weights_are_read_again_and_unseen_changes_are_noticed() -> None:
+    net = stack()
+    model = Model.from_torch(net)
+    first = stand_in(model, IMAGES)
+    assert stand_in(model, IMAGES).compiled is first.compiled
+    with torch.no_grad():
+        net[6].weight.mul_(2)
+    second = stand_in(model, IMAGES)
+    assert second.compiled is not first.compiled and second.compiled is not None
+    net[6].weight.data.mul_(2)  # torch does not count this as a change
+    assert stand_in(model, IMAGES) is model
+
+
+def test_an_attack_leaves_what_was_read_usable() -> None:
+    net = stack()
+    before = stand_in(Model.from_torch(net), IMAGES).compiled
+    build("pgd", steps=2)(net, IMAGES, net(IMAGES).argmax(1), LpThreat(eps=0.1), seed=0)
+    assert stand_in(Model.from_torch(net), IMAGES).compiled is before
