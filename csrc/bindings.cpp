@@ -119,28 +119,60 @@ void expect_classes(const char* name, const Classes& array, int64_t count, int64
     bool fits = array.ndim() == 1 && array.shape(0) == count;
     for (int64_t i = 0; fits && i < count; ++i) fits = array.data()[i] >= 0 && array.data()[i] < classes;
     if (!fits)
-        throw py::value_error(std::string(name) + ": expected " + std::to_string(count) + " classes below " + std::to_string(classes));
+        throw py::value_error(std::string(name) + ": expected " + std::to_string(count) + " classes below " +
+                              std::to_string(classes));
+}
+
+const int64_t* data_of(const std::optional<Classes>& classes) { return classes ? classes->data() : nullptr; }
+
+verifier::Loss loss_named(const std::string& name, int64_t outputs) {
+    if (outputs < 2) throw py::value_error("loss: expected a network of two outputs or more");
+    if (name == "cross_entropy") return verifier::Loss::kCrossEntropy;
+    if (name == "margin") return verifier::Loss::kMargin;
+    throw py::value_error("loss: expected cross_entropy or margin, got " + name);
 }
 
 template <typename T>
 py::tuple climb(verifier::Network<T>& network, const Numbers<T>& points, const std::string& loss, const Classes& label,
                 const std::optional<Classes>& target, int threads) {
-    if (loss != "cross_entropy" && loss != "margin")
-        throw py::value_error("loss: expected cross_entropy or margin, got " + loss);
-    if (network.outputs() < 2) throw py::value_error("loss: expected a network of two outputs or more");
+    const verifier::Loss known = loss_named(loss, network.outputs());
     expect("points", points, -1, network.inputs());
     const int64_t count = points.shape(0);
     expect_classes("label", label, count, network.outputs());
     if (target) expect_classes("target", *target, count, network.outputs());
     py::array_t<T> outputs({count, network.outputs()}), value(count), gradient({count, network.inputs()});
-    const verifier::Climb<T> job{count, loss == "margin" ? verifier::Loss::kMargin : verifier::Loss::kCrossEntropy,
-                                 points.data(), label.data(), target ? target->data() : nullptr, outputs.mutable_data(),
+    const verifier::Climb<T> job{count, known, points.data(), label.data(), data_of(target), outputs.mutable_data(),
                                  value.mutable_data(), gradient.mutable_data()};
     {
         py::gil_scoped_release free;
         network.climb(job, threads);
     }
     return py::make_tuple(outputs, value, gradient);
+}
+
+template <typename T>
+py::tuple ascend(verifier::Network<T>& network, const Numbers<T>& points, const std::string& loss, const Classes& label,
+                 const std::optional<Classes>& target, const std::optional<Classes>& aim, const Numbers<T>& lower,
+                 const Numbers<T>& upper, const Numbers<T>& length, int64_t steps, int threads) {
+    const verifier::Loss known = loss_named(loss, network.outputs());
+    const int64_t count = points.ndim() > 0 ? points.shape(0) : 0;
+    for (const auto& [name, array] : {std::pair{"points", &points}, {"lower", &lower}, {"upper", &upper}})
+        expect(name, *array, count, network.inputs());
+    if (length.ndim() != 1 || length.shape(0) != count) throw py::value_error("length: expected one for every point");
+    if (steps < 0) throw py::value_error("steps: expected 0 or more");
+    expect_classes("label", label, count, network.outputs());
+    for (const auto& [name, classes] : {std::pair{"target", &target}, {"aim", &aim}})
+        if (*classes) expect_classes(name, **classes, count, network.outputs());
+    py::array_t<T> reached({count, network.inputs()});
+    py::array_t<int64_t> taken(count);
+    std::copy(points.data(), points.data() + points.size(), reached.mutable_data());
+    const verifier::Ascent<T> job{count, steps, known, label.data(), data_of(target), data_of(aim), lower.data(),
+                                  upper.data(), length.data(), reached.mutable_data(), taken.mutable_data()};
+    {
+        py::gil_scoped_release free;
+        network.ascend(job, threads);
+    }
+    return py::make_tuple(reached, taken);
 }
 
 template <typename T>
@@ -188,6 +220,8 @@ void bind_network(py::module_& module, const char* name) {
         .def("evaluate", &evaluate<T>, py::arg("points"), py::kw_only(), py::arg("threads"))
         .def("climb", &climb<T>, py::arg("points"), py::arg("loss"), py::arg("label"), py::arg("target"), py::kw_only(),
              py::arg("threads"))
+        .def("ascend", &ascend<T>, py::arg("points"), py::arg("loss"), py::arg("label"), py::arg("target"), py::arg("aim"),
+             py::arg("lower"), py::arg("upper"), py::arg("length"), py::kw_only(), py::arg("steps"), py::arg("threads"))
         .def("record", &record<T>, py::arg("points"), py::kw_only(), py::arg("threads"))
         .def("pull_back", &pull_back<T>, py::arg("trace"), py::arg("weights"), py::kw_only(), py::arg("threads"));
 }

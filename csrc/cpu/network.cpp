@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
-#include <limits>
 #include <new>
 #include <set>
 #include <stdexcept>
@@ -300,113 +299,6 @@ void Network<T>::bound_boxes(const double* lower, const double* upper, int64_t b
                             result.coeffs ? result.offset + b * row_count : nullptr, result.sensitivity + b * n};
         isa_.bound_box(plan_, scratch_[thread]->work, query, one);
     });
-}
-
-// The maps as points need them; `backward` for gradients.
-template <typename T>
-void Network<T>::bundle_maps(bool backward) {
-    if (backward ? bundled_back_ : bundled_) return;
-    std::vector<std::vector<int32_t>> every(stages_.size());
-    for (size_t s = 0; s < stages_.size(); ++s)
-        for (int64_t i = 0; i < stages_[s].size; ++i) every[s].push_back(static_cast<int32_t>(i));
-    for (size_t s = 1; s < stages_.size(); ++s)
-        for (Term<T>& term : storage_[s]->terms) {
-            const std::vector<int32_t>&here = every[s], &below = every[term.source];
-            storage_[s]->bundled.emplace_back(term, backward, backward ? below : here, backward ? here : below,
-                                              backward ? here : below);
-            (backward ? term.back_from_points : term.at_points) = storage_[s]->bundled.back().view();
-        }
-    (backward ? bundled_back_ : bundled_) = true;
-}
-
-// Blocks of planes, as even as they come, each with a thread's workspace: work(workspace, first plane, number of planes).
-template <typename T>
-template <typename Work>
-void Network<T>::over_planes(int64_t planes, int threads, Work work) {
-    const int64_t blocks = (planes + isa_.planes - 1) / isa_.planes;
-    for (int thread = 0; thread < std::max(1, threads); ++thread) scratch(thread, true);
-    parallel_for(blocks, threads, [&](int thread, int64_t block) {
-        const int64_t first = planes * block / blocks;
-        work(scratch_[thread]->work, first, planes * (block + 1) / blocks - first);
-    });
-}
-
-// h at points into the rows of `trace`, or where it is null into each thread's own.
-template <typename T>
-void Network<T>::evaluate_into(const Trace<T>* trace, const T* points, int64_t count, int threads, T* out) {
-    bundle_maps(false);
-    over_planes(planes_of(count), threads, [&](Workspace<T>& work, int64_t plane, int64_t planes) {
-        const int64_t first = plane * isa_.lanes, size = std::min(planes * isa_.lanes, count - first);
-        isa_.evaluate(plan_, points + first * inputs(), size, trace ? rows_from(*trace, first).data() : work.point_rows,
-                      out + first * outputs());
-    });
-}
-
-template <typename T>
-void Network<T>::evaluate(const T* points, int64_t count, int threads, T* out) {
-    std::lock_guard<std::mutex> guard(busy_);
-    evaluate_into(nullptr, points, count, threads, out);
-}
-
-template <typename T>
-void Network<T>::climb(const Climb<T>& job, int threads) {
-    std::lock_guard<std::mutex> guard(busy_);
-    bundle_maps(false);
-    bundle_maps(true);
-    const int64_t n = outputs();
-    over_planes(planes_of(job.count), threads, [&](Workspace<T>& work, int64_t plane, int64_t planes) {
-        const int64_t first = plane * isa_.lanes, size = std::min(planes * isa_.lanes, job.count - first);
-        T *scores = job.outputs + first * n, *gradient = job.gradient + first * inputs();
-        isa_.evaluate(plan_, job.points + first * inputs(), size, work.point_rows, scores);
-        std::vector<T> slopes(size * n);
-        for (int64_t r = 0; r < size; ++r)
-            job.value[first + r] = slopes_of(job.loss, scores + r * n, n, job.label[first + r],
-                                             job.target ? job.target[first + r] : -1, slopes.data() + r * n);
-        isa_.pull_back(plan_, work, slopes.data(), size, 1, 0, planes, work.point_rows, gradient);
-        for (int64_t i = 0; i < size * inputs(); ++i)
-            if (!(std::fabs(gradient[i]) <= std::numeric_limits<T>::max())) gradient[i] = 0;
-    });
-}
-
-template <typename T>
-Trace<T> Network<T>::record(const T* points, int64_t count, int threads, T* out) {
-    std::lock_guard<std::mutex> guard(busy_);
-    Trace<T> trace;
-    trace.count = count;
-    for (const Stage<T>& stage : stages_) trace.rows.emplace_back(planes_of(count) * isa_.lanes * stage.size);
-    evaluate_into(&trace, points, count, threads, out);
-    return trace;
-}
-
-template <typename T>
-bool Network<T>::fits(const Trace<T>& trace) const {
-    bool same = trace.rows.size() == stages_.size();
-    for (size_t s = 0; same && s < stages_.size(); ++s)
-        same = trace.rows[s].size() == planes_of(trace.count) * isa_.lanes * stages_[s].size;
-    return same;
-}
-
-template <typename T>
-void Network<T>::pull_back(const Trace<T>& trace, const T* weights, int64_t each, int threads, T* out) {
-    std::lock_guard<std::mutex> guard(busy_);
-    bundle_maps(true);
-    const std::vector<T*> kept = rows_from(trace, 0);
-    over_planes(planes_of(trace.count) * each, threads, [&](Workspace<T>& work, int64_t first, int64_t planes) {
-        isa_.pull_back(plan_, work, weights, trace.count, each, first, planes, kept.data(), out);
-    });
-}
-
-template <typename T>
-int64_t Network<T>::planes_of(int64_t points) const {
-    return (points + isa_.lanes - 1) / isa_.lanes;
-}
-
-// Where each stage's planes of a trace begin for the points from `first` on, the first of a plane.
-template <typename T>
-std::vector<T*> Network<T>::rows_from(const Trace<T>& trace, int64_t first) const {
-    std::vector<T*> rows;
-    for (size_t s = 0; s < stages_.size(); ++s) rows.push_back(trace.rows[s].get() + first * stages_[s].size);
-    return rows;
 }
 
 template class Network<float>;

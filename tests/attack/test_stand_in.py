@@ -48,26 +48,49 @@ def test_a_stack_is_read_and_agrees(dtype: torch.dtype, preprocess: Preprocessin
     assert found.scores(x).dtype == dtype and torch.equal(found.judged(x), model.scores(x))
 
 
-@pytest.mark.parametrize("attack", ["pgd", "apgd", "square", "fab", "deepfool"])
-def test_attacks_on_a_stack_end_as_on_the_wrapped_module(attack: str) -> None:
-    class Wrapped(nn.Module):
-        def __init__(self, inner: nn.Module):
-            super().__init__()
-            self.inner = inner
+class Wrapped(nn.Module):
+    """The same module, which is not read."""
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.inner(x)
+    def __init__(self, inner: nn.Module):
+        super().__init__()
+        self.inner = inner
 
-    net = stack().double()
-    x = IMAGES.double()
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)
+
+
+def attacked_alike(attack: str, threat: LpThreat, *, targeted: bool = False, **settings: Any) -> None:
+    """In double precision, so that no sign of a derivative hangs on the order of a sum."""
+    net, x = stack().double(), IMAGES.double()
     y = net(x).argmax(1)
-    threat = LpThreat(norm=2.0 if attack == "deepfool" else INF, eps=0.3)
-    settings = {"square": {"steps": 60}, "fab": {"steps": 10}}.get(attack, {})
-    results = [build(attack, **settings)(m, x, y, threat, seed=0) for m in (net, Wrapped(net).eval())]
-    assert torch.equal(results[0].success, results[1].success) and bool(results[0].success.any())
-    assert torch.equal(results[0].queries, results[1].queries)
-    assert torch.allclose(results[0].adversarial, results[1].adversarial, atol=1e-6)
-    assert torch.equal(net(results[0].adversarial).argmax(1) != y, results[0].success)
+    targets = (y + 3) % 10 if targeted else None
+    mine, theirs = (
+        build(attack, **settings)(m, x, y, threat, targets=targets, seed=0) for m in (net, Wrapped(net).eval())
+    )
+    assert torch.equal(mine.success, theirs.success) and bool(mine.success.any()) and not bool(mine.success.all())
+    for counts in ("queries", "gradients", "restarts"):
+        assert torch.equal(getattr(mine, counts), getattr(theirs, counts))
+    assert torch.allclose(mine.adversarial, theirs.adversarial, atol=1e-6)
+    predicted = net(mine.adversarial).argmax(1)
+    assert torch.equal(predicted == targets if targets is not None else predicted != y, mine.success)
+
+
+@pytest.mark.parametrize(
+    ("attack", "settings"),
+    [("apgd", {}), ("square", {"steps": 30}), ("fab", {"steps": 10}), ("deepfool", {"steps": 10}), ("cw", {"steps": 8})],
+)
+def test_attacks_on_a_stack_end_as_on_the_wrapped_module(attack: str, settings: dict[str, Any]) -> None:
+    attacked_alike(attack, LpThreat(norm=2.0 if attack in ("deepfool", "cw") else INF, eps=0.15), **settings)
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize(
+    "settings", [{}, {"loss": "margin"}, {"restarts": 3, "steps": 10}, {"steps": 1}, {"random_start": False}]
+)
+def test_whole_ascents_end_as_steps_from_outside(settings: dict[str, Any], targeted: bool) -> None:
+    mask = torch.ones(1, 8, 8, dtype=torch.bool)
+    mask[:, :2] = False
+    attacked_alike("pgd", LpThreat(eps=0.25 if targeted else 0.15, mask=mask), targeted=targeted, **settings)
 
 
 def spoil_hook(net: nn.Sequential) -> None:

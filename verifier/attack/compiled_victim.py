@@ -41,6 +41,33 @@ class CompiledForward:
         scores, value, gradient = map(torch.from_numpy, found)
         return scores, value, gradient.reshape(x.shape)
 
+    def ascend(
+        self,
+        x: Tensor,
+        loss: Loss,
+        goal: tuple[Tensor, Tensor | None, Tensor | None],
+        box: tuple[Tensor, Tensor],
+        length: Tensor,
+        steps: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Projected sign ascent of a loss from inputs [R, ...], each until it reaches its goal.
+
+        Args:
+            goal: label [R], target [R] or None, and what the loss aims at instead of the target [R] or None.
+            box: lower and upper ends like x; length: of each input's steps [R].
+        Returns:
+            Where they arrived [R, ...], and the steps it took int64 [R], -1 where the goal was not reached.
+        """
+        label, target, aim = (None if c is None else c.numpy() for c in goal)
+        lower, upper = (e.flatten(1).numpy() for e in box)
+        points, taken = self.network.ascend(
+            *(as_features(x, self.network.inputs, self.graph).numpy(), COMPILED[loss], label, target, aim),
+            *(lower, upper, length.numpy()),
+            steps=steps,
+            threads=torch.get_num_threads(),
+        )
+        return torch.from_numpy(points).reshape(x.shape), torch.from_numpy(taken)
+
     def record(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """Scores [R, K], and the map from weights of them [R * S, K], S in turn for each row, to the derivatives of
         the weighted sums [R * S, N]."""

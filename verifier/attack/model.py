@@ -241,7 +241,7 @@ class Model:
 def predicted(scores: Tensor) -> Tensor:
     """Argmax of scores [R, K] as int64 [R], -1 where a row holds NaN."""
     highest, label = scores.max(dim=1)  # NaN where there is one
-    return torch.where(highest.isnan(), -1, label)
+    return label.masked_fill_(highest.isnan(), -1)
 
 
 def wrap(victim: Any, *, preprocess: Callable[[Tensor], Tensor] | None = None, output: str = "logits") -> Model:

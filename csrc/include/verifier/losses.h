@@ -18,6 +18,18 @@ int64_t best_but(const T* scores, int64_t n, int64_t except) {
     return best;
 }
 
+// Whether n scores reach the goal: another class than `label` has the highest, or where target >= 0 that one has. The
+// first of equals counts; never where there is a NaN.
+template <typename T>
+bool reached(const T* scores, int64_t n, int64_t label, int64_t target) {
+    int64_t highest = 0;
+    for (int64_t k = 0; k < n; ++k) {
+        if (std::isnan(scores[k])) return false;
+        if (scores[k] > scores[highest]) highest = k;
+    }
+    return target < 0 ? highest != label : highest == target;
+}
+
 // The loss of one row of n > 1 scores and its derivative in each of them. The attack leaves class `label`, or where
 // target >= 0 reaches that. NaN in, NaN out.
 template <typename T>

@@ -76,6 +76,17 @@ struct Climb {
     T* gradient;                    // [count, N_in], 0 where it is not finite
 };
 
+// Projected sign ascent of points in boxes: each stops where its goal is reached, or after `steps` steps.
+template <typename T>
+struct Ascent {
+    int64_t count, steps;
+    Loss loss;
+    const int64_t *label, *target, *aim;  // [count]; the goal, and the target of the loss; null for none
+    const T *lower, *upper, *length;      // [count, N_in], [count]: the boxes and the steps
+    T* points;                            // [count, N_in], where they are, in the boxes
+    int64_t* taken;                       // [count] steps taken to the goal, -1 where it was not reached
+};
+
 template <typename T>
 class Network {
   public:
@@ -103,6 +114,7 @@ class Network {
 
     // Outputs, a loss of each point's outputs, and its gradient in the point; at least two outputs.
     void climb(const Climb<T>& job, int threads);
+    void ascend(const Ascent<T>& job, int threads);
 
     // Outputs and a trace, then gradients of weights [count * each, N_out], `each` rows in turn at one point.
     Trace<T> record(const T* points, int64_t count, int threads, T* out);

@@ -82,12 +82,10 @@ class Square(Attack):
             return rows.project(sparse_proposal(rows, grid, best, share))
         # only the windows are touched: late in the search they are a few pixels of a large image
         inside = grid.features(rows.task, len(rows), *grid.sides(share))
-        up = rows.task.integers(2, *inside.shape[:2], 1) == 1
-        low, high = (
-            end.flatten(1).gather(1, inside.flatten(1)).reshape(inside.shape) for end in (rows.lower, rows.upper)
-        )
-        corner = torch.where(up, high, low).flatten(1)
-        trial = best.flatten(1).scatter(1, inside.flatten(1), corner).reshape(best.shape)
+        up = (rows.task.integers(2, *inside.shape[:2], 1) == 1).expand_as(inside).flatten(1)
+        at = inside.flatten(1)
+        low, high = (end.flatten(1).gather(1, at) for end in (rows.lower, rows.upper))
+        trial = best.flatten(1).scatter(1, at, torch.where(up, high, low)).reshape(best.shape)
         return rows.project(trial) if rows.balls else trial
 
     def _share_at(self, i: int) -> float:
