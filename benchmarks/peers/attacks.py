@@ -203,7 +203,7 @@ class Victim:
 
 
 def measure(victim: Victim, run: Callable[[], tuple[Tensor, float]], judge: nn.Module, p: float, eps: float) -> Result:
-    """Time one tool's `run` (adversarial inputs, rows evaluated) and let what it attacked judge exactly what it gave."""
+    """Time one tool's `run` (adversarial inputs, rows evaluated); what it attacked judges exactly what it returned."""
     seconds: list[float] = []
     while not seconds or (len(seconds) < REPEATS and sum(seconds) < PATIENCE_S):
         torch.manual_seed(0)

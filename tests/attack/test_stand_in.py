@@ -77,7 +77,13 @@ def attacked_alike(attack: str, threat: LpThreat, *, targeted: bool = False, **s
 
 @pytest.mark.parametrize(
     ("attack", "settings"),
-    [("apgd", {}), ("square", {"steps": 30}), ("fab", {"steps": 10}), ("deepfool", {"steps": 10}), ("cw", {"steps": 8})],
+    [
+        ("apgd", {}),
+        ("square", {"steps": 30}),
+        ("fab", {"steps": 10}),
+        ("deepfool", {"steps": 10}),
+        ("cw", {"steps": 8}),
+    ],
 )
 def test_attacks_on_a_stack_end_as_on_the_wrapped_module(attack: str, settings: dict[str, Any]) -> None:
     attacked_alike(attack, LpThreat(norm=2.0 if attack in ("deepfool", "cw") else INF, eps=0.15), **settings)
