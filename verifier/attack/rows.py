@@ -259,9 +259,9 @@ class Rows:
 
     def project(self, work: Tensor) -> Tensor:
         """Closest point of the constraints (the balls of the budget only for bounded attacks)."""
-        delta, low, high = work - self.start, self.lower - self.start, self.upper - self.start
         if not self.balls:
-            return torch.minimum(torch.maximum(work, self.lower), self.upper)
+            return self.clip(work)
+        delta, low, high = work - self.start, self.lower - self.start, self.upper - self.start
         if len(self.balls) == 1:
             p, radius = self.balls[0]
             return self.start + onto_ball(delta, p, radius, low, high)

@@ -49,7 +49,7 @@ class Square(Attack):
             self._search(rows, grid)
 
     def _search(self, rows: Rows, grid: Grid) -> None:
-        loss = named(self.loss)
+        loss, shares = named(self.loss), [self._share_at(i) for i in range(self.steps)]
         trial = self._start(rows, grid)
         best = trial.clone()
         value = torch.full((len(rows),), -torch.inf, device=best.device, dtype=best.dtype)
@@ -67,7 +67,7 @@ class Square(Attack):
                     return
                 rows, best, value = rows.narrow(keep), best[keep], value[keep]
             if i < self.steps:
-                trial = self._propose(rows, grid, best, self._share_at(i))
+                trial = self._propose(rows, grid, best, shares[i])
         rows.settle(best, value)
 
     def _start(self, rows: Rows, grid: Grid) -> Tensor:
