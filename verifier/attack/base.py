@@ -144,9 +144,16 @@ class Attack(ABC):
             )
 
 
+#: How much further points lost to rounding go, try after try, relative to their perturbation.
+PUSHES = (1e-5, 1e-4, 1e-3, 1e-2)
+
+
 @dataclass
 class _Answer:
+    """Predictions [R], whether each leads by more than the rounding of other batches [R], and K (0: unknown)."""
+
     prediction: Tensor
+    clear: Tensor
     classes: int
 
 
@@ -159,7 +166,7 @@ class _Parts:
         self.adversarial = space.clean.clone()
         self.success = goal.clone()
         self.candidate = torch.zeros_like(goal)
-        self.changed = torch.zeros_like(goal)
+        self.changed, self.clear = torch.zeros_like(goal), torch.zeros_like(goal)
         self.queries = torch.full(goal.shape, cost, dtype=torch.int64, device=goal.device)
         self.gradients = torch.zeros_like(self.queries)
         self.restarts = torch.zeros_like(self.queries)
@@ -198,8 +205,8 @@ def _recheck(model: Model, threat: Threat, parts: _Parts, label: Tensor, target:
     parts.changed = (parts.adversarial != space.clean).flatten(1).any(1)
     parts.prediction = torch.full_like(label, -1)
     _predict_into(parts, model, parts.changed, label, target)
-    for push in (1e-5, 1e-4, 1e-3):
-        lost = parts.candidate & ~parts.success & parts.changed
+    lost = parts.candidate & ~parts.success & parts.changed
+    for push in PUSHES:
         if not bool(lost.any()):
             return
         further = space.start + (parts.work - space.start) * (1 + push)
@@ -214,6 +221,7 @@ def _recheck(model: Model, threat: Threat, parts: _Parts, label: Tensor, target:
         parts.adversarial = torch.where(along(better, parts.adversarial), retry.adversarial, parts.adversarial)
         parts.prediction = torch.where(better, retry.prediction, parts.prediction)
         parts.success = parts.success | better
+        lost = lost & ~retry.clear  # where rounding lost a point once, it could again in another batch
 
 
 def _predict_into(parts: _Parts, model: Model, rows: Tensor, label: Tensor, target: Tensor | None) -> None:
@@ -224,19 +232,23 @@ def _predict_into(parts: _Parts, model: Model, rows: Tensor, label: Tensor, targ
     parts.queries[chosen] += parts.cost
     assert parts.prediction is not None
     parts.prediction[chosen] = answer.prediction
-    parts.success[chosen] = _goal(answer.prediction, label[chosen], None if target is None else target[chosen])
+    reached = _goal(answer.prediction, label[chosen], None if target is None else target[chosen])
+    parts.success[chosen], parts.clear[chosen] = reached, reached & answer.clear
 
 
 def _ask(model: Model, x: Tensor) -> _Answer:
-    predictions, classes = [], 0
+    predictions, clear, classes = [], [], 0
     for piece in x.split(max(1, model.rows_at_once)):
         if model.access >= Access.SCORES:
             scores = model.judged(piece)
             classes = scores.shape[1]
             predictions.append(predicted(scores))
+            first, second = scores.topk(2, dim=1).values.unbind(1)
+            clear.append(first - second > 8 * torch.finfo(scores.dtype).eps * scores.abs().amax(1))
         else:
             predictions.append(model.labels(piece))
-    return _Answer(torch.cat(predictions), classes)
+            clear.append(torch.ones_like(predictions[-1], dtype=torch.bool))
+    return _Answer(torch.cat(predictions), torch.cat(clear), classes)
 
 
 def _goal(prediction: Tensor, label: Tensor, target: Tensor | None) -> Tensor:
