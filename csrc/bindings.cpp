@@ -3,6 +3,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <optional>
+
 #include "example_op/scale_boxes.h"
 #include "verifier/box_pass.h"
 #include "verifier/kernels.h"
@@ -19,7 +21,7 @@ using Doubles = py::array_t<double, py::array::c_style | py::array::forcecast>;
 
 std::vector<double> as_vector(const Doubles& array) { return {array.data(), array.data() + array.size()}; }
 
-void expect(const char* name, const Doubles& array, int64_t rows, int64_t columns) {
+void expect(const char* name, const py::array& array, int64_t rows, int64_t columns) {
     if (array.ndim() == 2 && (rows < 0 || array.shape(0) == rows) && array.shape(1) == columns) return;
     std::string got = "(";
     for (py::ssize_t i = 0; i < array.ndim(); ++i) got += (i ? ", " : "") + std::to_string(array.shape(i));
@@ -96,32 +98,88 @@ py::tuple bound_boxes(verifier::Network<T>& network, const Doubles& lower, const
     return py::make_tuple(best, coeffs, offset, sensitivity);
 }
 
+// Numbers in the network's own precision.
 template <typename T>
-py::array_t<double> evaluate(verifier::Network<T>& network, const Doubles& points, int threads) {
+using Numbers = py::array_t<T, py::array::c_style | py::array::forcecast>;
+
+template <typename T>
+py::array_t<T> evaluate(verifier::Network<T>& network, const Numbers<T>& points, int threads) {
     expect("points", points, -1, network.inputs());
-    py::array_t<double> out({static_cast<int64_t>(points.shape(0)), network.outputs()});
-    double* data = out.mutable_data();
+    py::array_t<T> out({static_cast<int64_t>(points.shape(0)), network.outputs()});
+    T* data = out.mutable_data();
     py::gil_scoped_release free;
     network.evaluate(points.data(), points.shape(0), threads, data);
     return out;
 }
 
-template <typename T>
-py::array_t<double> gradient(verifier::Network<T>& network, const Doubles& points, const Doubles& weights, int threads) {
-    expect("points", points, -1, network.inputs());
-    expect("weights", weights, points.shape(0), network.outputs());
-    py::array_t<double> out({static_cast<int64_t>(points.shape(0)), network.inputs()});
-    double* data = out.mutable_data();
-    py::gil_scoped_release free;
-    network.gradient(points.data(), weights.data(), points.shape(0), threads, data);
-    return out;
+// Classes [count], each below `classes`.
+using Classes = py::array_t<int64_t, py::array::c_style | py::array::forcecast>;
+
+void expect_classes(const char* name, const Classes& array, int64_t count, int64_t classes) {
+    bool fits = array.ndim() == 1 && array.shape(0) == count;
+    for (int64_t i = 0; fits && i < count; ++i) fits = array.data()[i] >= 0 && array.data()[i] < classes;
+    if (!fits)
+        throw py::value_error(std::string(name) + ": expected " + std::to_string(count) + " classes below " +
+                              std::to_string(classes));
+}
+
+const int64_t* data_of(const std::optional<Classes>& classes) { return classes ? classes->data() : nullptr; }
+
+verifier::Loss loss_named(const std::string& name, int64_t outputs) {
+    if (outputs < 2) throw py::value_error("loss: expected a network of two outputs or more");
+    if (name == "cross_entropy") return verifier::Loss::kCrossEntropy;
+    if (name == "margin") return verifier::Loss::kMargin;
+    throw py::value_error("loss: expected cross_entropy or margin, got " + name);
 }
 
 template <typename T>
-py::tuple record(verifier::Network<T>& network, const Doubles& points, int threads) {
+py::tuple climb(verifier::Network<T>& network, const Numbers<T>& points, const std::string& loss, const Classes& label,
+                const std::optional<Classes>& target, int threads) {
+    const verifier::Loss known = loss_named(loss, network.outputs());
     expect("points", points, -1, network.inputs());
-    py::array_t<double> out({static_cast<int64_t>(points.shape(0)), network.outputs()});
-    double* data = out.mutable_data();
+    const int64_t count = points.shape(0);
+    expect_classes("label", label, count, network.outputs());
+    if (target) expect_classes("target", *target, count, network.outputs());
+    py::array_t<T> outputs({count, network.outputs()}), value(count), gradient({count, network.inputs()});
+    const verifier::Climb<T> job{count, known, points.data(), label.data(), data_of(target), outputs.mutable_data(),
+                                 value.mutable_data(), gradient.mutable_data()};
+    {
+        py::gil_scoped_release free;
+        network.climb(job, threads);
+    }
+    return py::make_tuple(outputs, value, gradient);
+}
+
+template <typename T>
+py::tuple ascend(verifier::Network<T>& network, const Numbers<T>& points, const std::string& loss, const Classes& label,
+                 const std::optional<Classes>& target, const std::optional<Classes>& aim, const Numbers<T>& lower,
+                 const Numbers<T>& upper, const Numbers<T>& length, int64_t steps, int threads) {
+    const verifier::Loss known = loss_named(loss, network.outputs());
+    const int64_t count = points.ndim() > 0 ? points.shape(0) : 0;
+    for (const auto& [name, array] : {std::pair{"points", &points}, {"lower", &lower}, {"upper", &upper}})
+        expect(name, *array, count, network.inputs());
+    if (length.ndim() != 1 || length.shape(0) != count) throw py::value_error("length: expected one for every point");
+    if (steps < 0) throw py::value_error("steps: expected 0 or more");
+    expect_classes("label", label, count, network.outputs());
+    for (const auto& [name, classes] : {std::pair{"target", &target}, {"aim", &aim}})
+        if (*classes) expect_classes(name, **classes, count, network.outputs());
+    py::array_t<T> reached({count, network.inputs()});
+    py::array_t<int64_t> taken(count);
+    std::copy(points.data(), points.data() + points.size(), reached.mutable_data());
+    const verifier::Ascent<T> job{count, steps, known, label.data(), data_of(target), data_of(aim), lower.data(),
+                                  upper.data(), length.data(), reached.mutable_data(), taken.mutable_data()};
+    {
+        py::gil_scoped_release free;
+        network.ascend(job, threads);
+    }
+    return py::make_tuple(reached, taken);
+}
+
+template <typename T>
+py::tuple record(verifier::Network<T>& network, const Numbers<T>& points, int threads) {
+    expect("points", points, -1, network.inputs());
+    py::array_t<T> out({static_cast<int64_t>(points.shape(0)), network.outputs()});
+    T* data = out.mutable_data();
     verifier::Trace<T> trace;
     {
         py::gil_scoped_release free;
@@ -131,14 +189,14 @@ py::tuple record(verifier::Network<T>& network, const Doubles& points, int threa
 }
 
 template <typename T>
-py::array_t<double> pull_back(verifier::Network<T>& network, const verifier::Trace<T>& trace, const Doubles& weights,
-                              int threads) {
+py::array_t<T> pull_back(verifier::Network<T>& network, const verifier::Trace<T>& trace, const Numbers<T>& weights,
+                         int threads) {
     if (!network.fits(trace)) throw py::value_error("trace: its sizes are not those of this network");
     expect("weights", weights, -1, network.outputs());
     const int64_t each = trace.count > 0 ? weights.shape(0) / trace.count : 0;
     if (weights.shape(0) != each * trace.count) throw py::value_error("weights: expected as many rows for every point");
-    py::array_t<double> out({each * trace.count, network.inputs()});
-    double* data = out.mutable_data();
+    py::array_t<T> out({each * trace.count, network.inputs()});
+    T* data = out.mutable_data();
     py::gil_scoped_release free;
     network.pull_back(trace, weights.data(), each, threads, data);
     return out;
@@ -160,7 +218,10 @@ void bind_network(py::module_& module, const char* name) {
         .def("bound_boxes", &bound_boxes<T>, py::arg("lower"), py::arg("upper"), py::arg("rows"), py::kw_only(),
              py::arg("forms"), py::arg("refine"), py::arg("threads"))
         .def("evaluate", &evaluate<T>, py::arg("points"), py::kw_only(), py::arg("threads"))
-        .def("gradient", &gradient<T>, py::arg("points"), py::arg("weights"), py::kw_only(), py::arg("threads"))
+        .def("climb", &climb<T>, py::arg("points"), py::arg("loss"), py::arg("label"), py::arg("target"), py::kw_only(),
+             py::arg("threads"))
+        .def("ascend", &ascend<T>, py::arg("points"), py::arg("loss"), py::arg("label"), py::arg("target"), py::arg("aim"),
+             py::arg("lower"), py::arg("upper"), py::arg("length"), py::kw_only(), py::arg("steps"), py::arg("threads"))
         .def("record", &record<T>, py::arg("points"), py::kw_only(), py::arg("threads"))
         .def("pull_back", &pull_back<T>, py::arg("trace"), py::arg("weights"), py::kw_only(), py::arg("threads"));
 }

@@ -8,10 +8,11 @@ scikit-learn's digits. --boxes FOLDER ... names benchmark folders (instances.csv
 first: inputs are then the distinct centres of all their input boxes of the network's size, cut to
 [0, 1], labels the network's own. Tools that are not installed are left out.
 
-The others attack the network as a torch module, which is what they take; `verifier` attacks the
-file, as its commands do, and `verifier, module` the same module as the others. Times are CPU seconds
-of one thread, the least of up to three runs. Queries are rows evaluated, counted by a wrapper around
-the module, or for the file by the attack itself (a test holds the two to be equal).
+The others attack the network as a torch module, which is what they take: a Sequential of layers where
+there is one that computes it, else a module around the graph. `verifier` attacks the file, as its
+commands do, and `verifier, module` the same module as the others. Times are CPU seconds of one thread,
+the least of up to three runs. Queries are rows evaluated, counted by a wrapper around the module, or
+for ours by the attack itself (a test holds the two to be equal).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from stacks import as_stack
 from torch import Tensor, nn
 
 from verifier.attack.model import Model
@@ -190,16 +192,18 @@ def cases() -> list[Case]:
 
 @dataclass(frozen=True)
 class Victim:
-    """A network as a torch module and as a file, and where it is attacked: x [B, *S], y [B]."""
+    """A network as a torch module and as a file, which `read` computes in torch, and where it is attacked: x [B, *S],
+    y [B]."""
 
     net: nn.Module
     file: Model
+    read: nn.Module
     x: Tensor
     y: Tensor
 
 
-def measure(victim: Victim, run: Callable[[], tuple[Tensor, float]], p: float, eps: float) -> Result:
-    """Time one tool's `run` (adversarial inputs, rows evaluated) and judge exactly what it returned."""
+def measure(victim: Victim, run: Callable[[], tuple[Tensor, float]], judge: nn.Module, p: float, eps: float) -> Result:
+    """Time one tool's `run` (adversarial inputs, rows evaluated); what it attacked judges exactly what it returned."""
     seconds: list[float] = []
     while not seconds or (len(seconds) < REPEATS and sum(seconds) < PATIENCE_S):
         torch.manual_seed(0)
@@ -211,7 +215,7 @@ def measure(victim: Victim, run: Callable[[], tuple[Tensor, float]], p: float, e
     delta = (adversarial.double() - x.double()).flatten(1).numpy()
     size = np.abs(delta).max(1) if p == INF else np.linalg.norm(delta, ord=p, axis=1)
     with torch.no_grad():
-        wrong = (victim.net(adversarial).argmax(1) != victim.y).numpy()
+        wrong = (judge(adversarial).argmax(1) != victim.y).numpy()
     wrong &= (adversarial.flatten(1).amin(1) >= 0).numpy() & (adversarial.flatten(1).amax(1) <= 1).numpy()
     return Result(wrong & (size <= eps * (1 + 1e-5)), np.where(wrong, size, np.inf), min(seconds), queries / len(x))
 
@@ -221,12 +225,12 @@ def compare(case: Case, victim: Victim, eps: float) -> list[str]:
     x, y = victim.x, victim.y
     budget = 1e3 if case.minimise else eps
 
-    def ours(target: Any) -> Tensor:
-        return build(case.name, **case.ours)(target, x, y, threat, seed=0).adversarial
+    def ours(target: Any) -> Callable[[], tuple[Tensor, float]]:
+        def run() -> tuple[Tensor, float]:
+            found = build(case.name, **case.ours)(target, x, y, threat, seed=0)
+            return found.adversarial, float(found.queries.sum())
 
-    def of_file() -> tuple[Tensor, float]:
-        found = build(case.name, **case.ours)(victim.file, x, y, threat, seed=0)
-        return found.adversarial, float(found.queries.sum())
+        return run
 
     def theirs(attack: Peer) -> Callable[[nn.Module], Tensor]:
         return lambda net: attack(net, x, y, budget)
@@ -239,12 +243,13 @@ def compare(case: Case, victim: Victim, eps: float) -> list[str]:
         return run
 
     threat = LpThreat(norm=case.p, eps=INF if case.minimise else eps)
-    runs = {"verifier": of_file, "verifier, module": counted(ours)}
+    runs = {"verifier": ours(victim.file), "verifier, module": ours(victim.net)}
     runs |= {tool: counted(theirs(run)) for tool, run in case.peers.items()}
     results = {}
     for tool, run in runs.items():
         try:
-            results[tool] = measure(victim, run, case.p, budget)
+            judge = victim.read if tool == "verifier" else victim.net
+            results[tool] = measure(victim, run, judge, case.p, budget)
         except Exception as error:
             print(f"{case.name} in {tool} failed: {type(error).__name__}: {error}", file=sys.stderr)
     both = np.logical_and.reduce([np.isfinite(r.size) for r in results.values()])
@@ -304,9 +309,10 @@ def main() -> int:
     torch.set_num_threads(1)
     for name in args.networks:
         path = args.boxes[0] / name if args.boxes else Path(name)
-        net = graph_module(path).eval()
-        x, y = box_inputs(args.boxes, net, args.samples) if args.boxes else digit_inputs(net, args.samples)
-        victim = Victim(net, Model.from_onnx(path), x, y)
+        read = graph_module(path).eval()
+        net = as_stack(read.network.source) or read
+        x, y = box_inputs(args.boxes, read, args.samples) if args.boxes else digit_inputs(net, args.samples)
+        victim = Victim(net, Model.from_onnx(path), read, x, y)
         for warm in (net, victim.file.forward):  # whoever comes first must not pay for torch's start
             point = x.clone().requires_grad_(True)
             torch.autograd.grad(warm(point).sum(), point)

@@ -2,52 +2,8 @@
 
 #include <algorithm>
 #include <stdexcept>
-#include <unordered_map>
 
 namespace verifier {
-
-namespace {
-
-// Nonzeros of one output of a map, in terms of the inputs that are left.
-template <typename T>
-void read_output(const Term<T>& term, bool backward, int32_t output, const std::vector<int32_t>& inputs,
-                 const std::vector<int32_t>& position, std::vector<int32_t>& index, std::vector<T>& values) {
-    index.clear();
-    values.clear();
-    if (term.kind == MapKind::kDense) {
-        for (size_t k = 0; k < inputs.size(); ++k) {
-            index.push_back(static_cast<int32_t>(k));
-            values.push_back(backward ? term.values[inputs[k] * term.cols + output] : term.values[output * term.cols + inputs[k]]);
-        }
-        return;
-    }
-    if (term.kind == MapKind::kDiagonal) {
-        if (position[output] < 0) return;
-        index.push_back(position[output]);
-        values.push_back(term.values[output]);
-        return;
-    }
-    const Nonzeros<T>& matrix = backward ? term.by_column : term.by_row;
-    for (int64_t k = matrix.start[output]; k < matrix.start[output + 1]; ++k) {
-        const int32_t at = position[matrix.index[k]];
-        if (at < 0) continue;
-        index.push_back(at);
-        values.push_back(matrix.values[k]);
-    }
-}
-
-uint64_t hash_of(const std::vector<int32_t>& index) {
-    uint64_t hash = index.size();
-    for (int32_t i : index) hash = (hash ^ static_cast<uint64_t>(i)) * 0x9E3779B97F4A7C15ull, hash ^= hash >> 29;
-    return hash;
-}
-
-}  // namespace
-
-template <typename T>
-Bundles<T> CompactNetwork<T>::Map::view() const {
-    return {static_cast<int64_t>(start.size()) - 1, start.data(), index.data(), output.data(), values.data()};
-}
 
 template <typename T>
 CompactNetwork<T>::CompactNetwork(const Plan<T>& plan, const double* lower, const double* upper) : plan_(plan) {
@@ -145,46 +101,6 @@ void CompactNetwork<T>::keep(int index, const StageState<T>& state, CompactStage
 }
 
 template <typename T>
-Bundles<T> CompactNetwork<T>::bundle(const Term<T>& term, bool backward, const Owned& outputs, const Owned& inputs,
-                                     Owned& owner) {
-    owner.maps.emplace_back();
-    Map& map = owner.maps.back();
-    std::vector<int32_t> index, at(outputs.feature.size());
-    std::vector<T> values;
-    std::unordered_map<uint64_t, int32_t> latest;  // the last bundle with a list of inputs
-    for (size_t k = 0; k < outputs.feature.size(); ++k) {
-        read_output(term, backward, outputs.feature[k], inputs.feature, inputs.position, index, values);
-        const uint64_t hash = hash_of(index);
-        const auto found = latest.find(hash);
-        int32_t number = found == latest.end() ? -1 : found->second;
-        if (number >= 0) {
-            const int64_t begin = map.start[number], length = map.start[number + 1] - begin;
-            const bool same = length == static_cast<int64_t>(index.size()) &&
-                              std::equal(index.begin(), index.end(), map.index.begin() + begin);
-            if (!same || map.output[number * kBundle + kBundle - 1] >= 0) number = -1;
-        }
-        if (number < 0) {
-            number = static_cast<int32_t>(map.start.size()) - 1;
-            map.index.insert(map.index.end(), index.begin(), index.end());
-            map.start.push_back(static_cast<int64_t>(map.index.size()));
-            map.output.insert(map.output.end(), kBundle, -1);
-            latest[hash] = number;
-        }
-        int32_t* mine = map.output.data() + number * kBundle;
-        while (*mine >= 0) ++mine;
-        *mine = static_cast<int32_t>(k);
-        at[k] = static_cast<int32_t>(mine - map.output.data());
-    }
-    map.values.assign(map.index.size() * kBundle, T(0));
-    for (size_t k = 0; k < outputs.feature.size(); ++k) {
-        read_output(term, backward, outputs.feature[k], inputs.feature, inputs.position, index, values);
-        const int64_t begin = map.start[at[k] / kBundle];
-        for (size_t j = 0; j < values.size(); ++j) map.values[(begin + j) * kBundle + at[k] % kBundle] = values[j];
-    }
-    return map.view();
-}
-
-template <typename T>
 void CompactNetwork<T>::add_stage(const StageState<T>& state) {
     const int index = static_cast<int>(stages_.size());
     const Stage<T>& source = plan_.stages[index];
@@ -197,8 +113,10 @@ void CompactNetwork<T>::add_stage(const StageState<T>& state) {
         const Term<T>& term = source.terms[t];
         const Owned& below = *std::next(owned_.begin(), term.source);
         const double sum = term.kind == MapKind::kDense ? static_cast<double>(state.alive_count) : static_cast<double>(term.column_terms);
-        owned.terms.push_back({term.source, sum, bundle(term, true, below, owned, owned), bundle(term, false, owned, below, owned),
-                               term.kind == MapKind::kDiagonal});
+        owned.maps.emplace_back(term, true, below.feature, owned.feature, owned.position);
+        const Bundles<T> backward = owned.maps.back().view();
+        owned.maps.emplace_back(term, false, owned.feature, below.feature, below.position);
+        owned.terms.push_back({term.source, sum, backward, owned.maps.back().view(), term.kind == MapKind::kDiagonal});
     }
     stage.terms = owned.terms.data();
     stage.term_count = source.term_count;

@@ -4,7 +4,7 @@
 #include <list>
 #include <vector>
 
-#include "verifier/compact.h"
+#include "bundled_map.h"
 #include "verifier/network.h"
 #include "verifier/workspace.h"
 
@@ -40,23 +40,16 @@ class CompactNetwork {
     const std::vector<int32_t>& open_kept() const { return open_kept_; }
 
   private:
-    struct Map {
-        std::vector<int64_t> start{0};
-        std::vector<int32_t> index, output;
-        std::vector<T> values;
-        Bundles<T> view() const;
-    };
     struct Owned {
         std::vector<int32_t> feature, position, kept;
         std::vector<T> numbers;  // six arrays
-        std::list<Map> maps;
+        std::list<BundledMap<T>> maps;
         std::vector<CompactTerm<T>> terms;
     };
 
     CompactStage<T>& start_stage(int64_t size, const int32_t* alive, int64_t alive_count);
     void copy_lines(int index, const StageState<T>& state, CompactStage<T>& stage, Owned& owned);
     void keep(int index, const StageState<T>& state, CompactStage<T>& stage, Owned& owned);
-    Bundles<T> bundle(const Term<T>& term, bool backward, const Owned& outputs, const Owned& inputs, Owned& owner);
 
     const Plan<T>& plan_;
     std::vector<CompactStage<T>> stages_;

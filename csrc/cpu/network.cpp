@@ -98,7 +98,11 @@ void Network<T>::store_map(const MapSpec& map, Stage<T>& stage, Storage& storage
         ++row_terms[row];
         ++column_terms[column];
     }
-    Term<T> term{map.source, map.kind, map.rows, map.cols, nullptr, nullptr, nullptr, {}, {}, 0};
+    Term<T> term{};
+    term.source = map.source;
+    term.kind = map.kind;
+    term.rows = map.rows;
+    term.cols = map.cols;
     term.column_terms = *std::max_element(column_terms.begin(), column_terms.end());
     stage.row_terms += static_cast<double>(*std::max_element(row_terms.begin(), row_terms.end()));
     stage.row_magnitude += 1.01 * *std::max_element(row_size.begin(), row_size.end());
@@ -298,69 +302,6 @@ void Network<T>::bound_boxes(const double* lower, const double* upper, int64_t b
                             result.coeffs ? result.offset + b * row_count : nullptr, result.sensitivity + b * n};
         isa_.bound_box(plan_, scratch_[thread]->work, query, one);
     });
-}
-
-// Blocks of points, each with a thread's workspace: work(workspace, first point, number of points).
-template <typename T>
-template <typename Work>
-void Network<T>::over_points(int64_t count, int threads, Work work) {
-    std::lock_guard<std::mutex> guard(busy_);
-    const int64_t blocks = (count + kPointBlock - 1) / kPointBlock;
-    for (int thread = 0; thread < std::max(1, threads); ++thread) scratch(thread, true);
-    parallel_for(blocks, threads, [&](int thread, int64_t block) {
-        const int64_t first = block * kPointBlock;
-        work(scratch_[thread]->work, first, std::min(kPointBlock, count - first));
-    });
-}
-
-template <typename T>
-void Network<T>::evaluate(const double* points, int64_t count, int threads, double* out) {
-    over_points(count, threads, [&](Workspace<T>& work, int64_t first, int64_t size) {
-        isa_.evaluate(plan_, work, points + first * inputs(), size, work.point_rows, out + first * outputs());
-    });
-}
-
-template <typename T>
-void Network<T>::gradient(const double* points, const double* weights, int64_t count, int threads, double* out) {
-    over_points(count, threads, [&](Workspace<T>& work, int64_t first, int64_t size) {
-        isa_.evaluate(plan_, work, points + first * inputs(), size, work.point_rows, nullptr);
-        isa_.pull_back(plan_, work, weights + first * outputs(), 0, size, 1, work.point_rows, out + first * inputs());
-    });
-}
-
-template <typename T>
-Trace<T> Network<T>::record(const double* points, int64_t count, int threads, double* out) {
-    Trace<T> trace;
-    trace.count = count;
-    for (const Stage<T>& stage : stages_) trace.rows.emplace_back(count * stage.stride);
-    over_points(count, threads, [&](Workspace<T>& work, int64_t first, int64_t size) {
-        isa_.evaluate(plan_, work, points + first * inputs(), size, rows_from(trace, first).data(),
-                      out + first * outputs());
-    });
-    return trace;
-}
-
-template <typename T>
-bool Network<T>::fits(const Trace<T>& trace) const {
-    bool same = trace.rows.size() == stages_.size();
-    for (size_t s = 0; same && s < stages_.size(); ++s) same = trace.rows[s].size() == trace.count * stages_[s].stride;
-    return same;
-}
-
-template <typename T>
-void Network<T>::pull_back(const Trace<T>& trace, const double* weights, int64_t each, int threads, double* out) {
-    const std::vector<T*> kept = rows_from(trace, 0);
-    over_points(trace.count * each, threads, [&](Workspace<T>& work, int64_t first, int64_t size) {
-        isa_.pull_back(plan_, work, weights + first * outputs(), first, size, each, kept.data(), out + first * inputs());
-    });
-}
-
-// Where each stage's rows of a trace begin for the points from `first` on.
-template <typename T>
-std::vector<T*> Network<T>::rows_from(const Trace<T>& trace, int64_t first) const {
-    std::vector<T*> rows;
-    for (size_t s = 0; s < stages_.size(); ++s) rows.push_back(trace.rows[s].get() + first * stages_[s].stride);
-    return rows;
 }
 
 template class Network<float>;

@@ -5,6 +5,7 @@
 
 #include <limits>
 
+#include "bundled_map.h"
 #include "verifier/network.h"
 #include "verifier/thread_pool.h"
 
@@ -19,6 +20,7 @@ struct Network<T>::Storage {
     std::vector<Term<T>> terms;
     std::vector<AlignedArray<T>> arrays;
     std::list<Indices> indices;  // a list: terms point into its elements
+    std::list<BundledMap<T>> bundled;
     double weights = 0;          // multiply-adds of the stage
     bool inexact = false;        // the cast to T changed a weight or a bias
 };
@@ -34,6 +36,7 @@ struct Network<T>::Scratch {
     std::list<std::vector<int>> numbers;
     std::vector<RowScratch<T>> rows;
     std::vector<T*> point_rows, point_grads;
+    std::vector<char> point_reached;
 
     explicit Scratch(const Plan<T>& plan);
     void add_rows(const Plan<T>& plan, int threads);
@@ -78,7 +81,7 @@ Network<T>::Scratch::Scratch(const Plan<T>& plan) {
     work.open = list(plan.longest_stride + 1);
     work.every = every;
     if (plan.sparse) {
-        const int64_t wide_rows = (std::max(rows.half_rows, kPointBlock) + kMostLanes) / kMostLanes * kMostLanes;
+        const int64_t wide_rows = (rows.half_rows + kMostLanes) / kMostLanes * kMostLanes;
         work.across = array(plan.longest_stride * wide_rows);
         work.across_out = array(plan.longest_stride * wide_rows);
     }
@@ -122,6 +125,8 @@ void Network<T>::Scratch::add_points(const Plan<T>& plan) {
     }
     work.point_rows = point_rows.data();
     work.point_grads = point_grads.data();
+    point_reached.resize(plan.count);
+    work.point_reached = point_reached.data();
 }
 
 }  // namespace verifier

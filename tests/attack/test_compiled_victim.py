@@ -10,7 +10,7 @@ from conftest import INF
 from torch import Tensor
 
 from verifier.attack.compiled_victim import compiled
-from verifier.attack.losses import Loss, cross_entropy, dlr, margin, slopes_of
+from verifier.attack.losses import COMPILED, Loss, dlr, margin
 from verifier.attack.model import Model, Preprocessing
 from verifier.attack.onnx_victim import graph_module
 from verifier.attack.registry import build
@@ -19,6 +19,7 @@ from verifier.attack.threat import LpThreat
 from verifier.attack.universal.expectation import ExpectationModel
 from verifier.data.packaged import digits
 from verifier.errors import ShapeError
+from verifier.graph.load import load_network
 
 SPECS = Path(__file__).parents[2] / "specs" / "onnx"
 COVERED = ("fc", "conv", "residual", "avgpool", "batchnorm", "leaky", "sigmoid", "tanh")
@@ -40,7 +41,7 @@ def task(model: Model, threat: LpThreat) -> Task:
 @pytest.mark.parametrize("shifted", [False, True])
 def test_scores_and_derivatives_are_the_modules(name: str, shifted: bool) -> None:
     ours, reference = pair(name, Preprocessing(0.3, 0.5) if shifted else None)
-    assert not isinstance(ours.forward, torch.nn.Module) and ours.record is not None
+    assert not isinstance(ours.forward, torch.nn.Module) and ours.compiled is not None
     threat = LpThreat(eps=0.1, scale=torch.linspace(0.5, 2.0, IMAGES[0].numel()).reshape(IMAGES.shape[1:]))
     for one in (threat, LpThreat(eps=0.1)):
         a, b = (task(m, one).rows() for m in (ours, reference))
@@ -70,19 +71,44 @@ def test_attacks_find_what_they_find_on_the_module(attack: str) -> None:
     assert torch.equal(judged, results[0].success)
 
 
-@pytest.mark.parametrize("loss", [cross_entropy, margin])
+@pytest.mark.parametrize("loss", COMPILED)
 @pytest.mark.parametrize("targeted", [False, True])
-def test_slopes_at_hand_are_autograds(loss: Loss, targeted: bool) -> None:
-    generator = torch.Generator().manual_seed(0)
-    scores = torch.randn(40, 7, generator=generator, dtype=torch.float64, requires_grad=True)
-    label = torch.randint(7, (40,), generator=generator)
-    target = (label + 2) % 7 if targeted else None
-    slopes = slopes_of(loss)
-    assert slopes is not None
-    value, found = slopes(scores.detach(), label, target)
-    expected = loss(scores, label, target)
-    (grad,) = torch.autograd.grad(expected.sum(), scores)
-    assert torch.allclose(value, expected, atol=1e-12) and torch.allclose(found, grad, atol=1e-12)
+@pytest.mark.parametrize("rows", [1, 24])
+def test_losses_known_to_compiled_code_are_autograds(loss: Loss, targeted: bool, rows: int) -> None:
+    model, reference = pair("fc")
+    x, label = IMAGES[:rows], LABELS[:rows]
+    target = (label + 2) % 10 if targeted else None
+    assert model.compiled is not None and model.compiled.knows(loss) and not model.compiled.knows(dlr)
+    found = model.compiled.climb(x, loss, label, target)
+    leaf = x.clone().requires_grad_(True)
+    scores = reference.scores(leaf)
+    value = loss(scores, label, target)
+    (grad,) = torch.autograd.grad(value.sum(), leaf)
+    for mine, theirs in zip(found, (scores, value, grad), strict=True):
+        assert mine.shape == theirs.shape and mine.dtype == theirs.dtype
+        assert torch.allclose(mine, theirs, rtol=1e-3, atol=1e-4)
+    assert [p.shape[0] for p in model.compiled.climb(x[:0], loss, label[:0], None)] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("loss", COMPILED)
+def test_what_overflows_has_no_gradient_and_other_rows_keep_theirs(loss: Loss) -> None:
+    model = pair("fc")[0]
+    assert model.compiled is not None
+    x = IMAGES[:3].clone()
+    alone = model.compiled.climb(x[1:2], loss, LABELS[1:2], None)[2]
+    x[0], x[2] = torch.nan, 3e38
+    scores, value, grad = model.compiled.climb(x, loss, LABELS[:3], None)
+    assert scores[0].isnan().all() and value[0].isnan()
+    assert bool(grad.isfinite().all()) and not grad[0].any() and torch.equal(grad[1:2], alone)
+
+
+def test_classes_beyond_the_scores_are_refused() -> None:
+    model = pair("fc")[0]
+    assert model.compiled is not None
+    with pytest.raises(ValueError, match="label: expected 1 classes below 10"):
+        model.compiled.climb(IMAGES[:1], margin, torch.tensor([10]), None)
+    with pytest.raises(ValueError, match="target: expected 1 classes below 10"):
+        model.compiled.climb(IMAGES[:1], margin, LABELS[:1], torch.tensor([-1]))
 
 
 def test_a_trace_outlives_later_evaluations() -> None:
@@ -111,6 +137,6 @@ def test_expectations_over_compiled_victims_have_jacobians() -> None:
 def test_wrong_sizes_are_named_and_uncovered_networks_stay_with_torch() -> None:
     with pytest.raises(ShapeError, match="network input: expected 64 features"):
         pair("fc")[0].scores(torch.zeros(2, 63))
-    assert compiled(graph_module(SPECS / "maxpool.onnx")) is None
+    assert compiled(load_network(SPECS / "maxpool.onnx")) is None
     model = Model.from_onnx(SPECS / "maxpool.onnx")
-    assert model.record is None and model.forward is model.module
+    assert model.compiled is None and model.forward is model.module

@@ -10,7 +10,7 @@ import torch
 from conftest import INF, Victim, make_linear
 from contract import Counting, check
 
-from verifier.attack.base import Attack
+from verifier.attack.base import PUSHES, Attack
 from verifier.attack.losses import margin
 from verifier.attack.model import Access, Model
 from verifier.attack.registry import ATTACKS, build, suitable
@@ -166,7 +166,9 @@ def test_samples_do_not_influence_each_other(name: str, digits: Victim) -> None:
     for i in range(5):
         alone = attack(digits.module, digits.x[i : i + 1], digits.y[i : i + 1], threat, seed=0)
         torch.testing.assert_close(alone.adversarial[0], together.adversarial[i], atol=2e-3, rtol=0)
-        assert int(alone.queries[0]) == int(together.queries[i])
+        # torch, which judges, rounds otherwise alone: a point on the boundary may be pushed once more, or not
+        assert abs(int(alone.queries[0]) - int(together.queries[i])) <= len(PUSHES)
+        assert int(alone.gradients[0]) == int(together.gradients[i])
 
 
 def test_a_failed_start_fails_that_sample_only() -> None:

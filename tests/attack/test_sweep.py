@@ -135,6 +135,19 @@ def test_a_cut_off_file_is_continued_without_redoing_or_losing_records(
     assert code == 2 and "other settings" in err and "eps" in err
 
 
+def test_start_names_the_first_row_of_the_data_set(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = (NET, "--data", "digits", "--eps", "0.1", "--attack", "fgsm")
+    rows = {}
+    for name, part in (("all", ("--samples", 6)), ("late", ("--start", 2, "--samples", 4))):
+        code, _, err = call(capsys, *words, *part, "--out", tmp_path / name)
+        assert code == 0, err
+        found = map(json.loads, (tmp_path / name / "results.jsonl").read_text().splitlines()[1:])
+        rows[name] = [(r["index"], r["label"], r["success"], r["adversarial_f32"]) for r in found]
+    assert [r[0] for r in rows["late"]] == [2, 3, 4, 5] and rows["late"] == rows["all"][2:]
+    code, _, err = call(capsys, *words, "--start", 3, "--samples", 3, "--out", tmp_path / "late", "--resume")
+    assert code == 2 and "other settings" in err and "start" in err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -146,6 +159,7 @@ def test_a_cut_off_file_is_continued_without_redoing_or_losing_records(
         ((NET, "--data", "nowhere.npz", "--eps", "0.1"), "nowhere.npz"),
         ((NET, "--data", "iris", "--eps", "0.1"), "expected 64 features"),
         ((NET, "--data", "digits", "--eps", "0.1", "--resume"), "--out"),
+        ((NET, "--data", "digits", "--eps", "0.1", "--start", "1797"), "--start: expected a row in 0..1796, got 1797"),
         ((NET, str(SPECS / "vnnlib" / "fc_large.vnnlib"), "--eps", "0.1"), "only with --data"),
         ((NET, str(SPECS / "vnnlib" / "fc_large.vnnlib"), "--attack", "pgd"), "need --data"),
         ((NET, str(SPECS / "vnnlib" / "fc_large.vnnlib"), "--data", "digits", "--eps", "0.1"), "no specification"),

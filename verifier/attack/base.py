@@ -18,6 +18,7 @@ from torch import Tensor
 
 from verifier.attack.model import Access, Model, predicted, wrap
 from verifier.attack.projections import along
+from verifier.attack.stand_in import stand_in
 from verifier.attack.task import Task
 from verifier.attack.threat import Space, Threat
 from verifier.errors import ShapeError, SpecError
@@ -109,8 +110,10 @@ class Attack(ABC):
         began = time.perf_counter()
         model = wrap(model)
         self._admit(model, threat)
+        inputs, label, target = as_batch(model, x, y, targets)
+        with torch.no_grad():
+            model = stand_in(model, inputs)
         with torch.no_grad(), model.untouched():
-            inputs, label, target = as_batch(model, x, y, targets)
             space = threat.space(inputs)
             clean = _ask(model, space.clean)
             _check_labels(label, target, clean.classes)
@@ -141,9 +144,16 @@ class Attack(ABC):
             )
 
 
+#: How much further points lost to rounding go, try after try, relative to their perturbation.
+PUSHES = (1e-5, 1e-4, 1e-3, 1e-2)
+
+
 @dataclass
 class _Answer:
+    """Predictions [R], whether each leads by more than the rounding of other batches [R], and K (0: unknown)."""
+
     prediction: Tensor
+    clear: Tensor
     classes: int
 
 
@@ -156,7 +166,7 @@ class _Parts:
         self.adversarial = space.clean.clone()
         self.success = goal.clone()
         self.candidate = torch.zeros_like(goal)
-        self.changed = torch.zeros_like(goal)
+        self.changed, self.clear = torch.zeros_like(goal), torch.zeros_like(goal)
         self.queries = torch.full(goal.shape, cost, dtype=torch.int64, device=goal.device)
         self.gradients = torch.zeros_like(self.queries)
         self.restarts = torch.zeros_like(self.queries)
@@ -195,8 +205,8 @@ def _recheck(model: Model, threat: Threat, parts: _Parts, label: Tensor, target:
     parts.changed = (parts.adversarial != space.clean).flatten(1).any(1)
     parts.prediction = torch.full_like(label, -1)
     _predict_into(parts, model, parts.changed, label, target)
-    for push in (1e-5, 1e-4, 1e-3):
-        lost = parts.candidate & ~parts.success & parts.changed
+    lost = parts.candidate & ~parts.success & parts.changed
+    for push in PUSHES:
         if not bool(lost.any()):
             return
         further = space.start + (parts.work - space.start) * (1 + push)
@@ -211,6 +221,7 @@ def _recheck(model: Model, threat: Threat, parts: _Parts, label: Tensor, target:
         parts.adversarial = torch.where(along(better, parts.adversarial), retry.adversarial, parts.adversarial)
         parts.prediction = torch.where(better, retry.prediction, parts.prediction)
         parts.success = parts.success | better
+        lost = lost & ~retry.clear  # where rounding lost a point once, it could again in another batch
 
 
 def _predict_into(parts: _Parts, model: Model, rows: Tensor, label: Tensor, target: Tensor | None) -> None:
@@ -221,19 +232,23 @@ def _predict_into(parts: _Parts, model: Model, rows: Tensor, label: Tensor, targ
     parts.queries[chosen] += parts.cost
     assert parts.prediction is not None
     parts.prediction[chosen] = answer.prediction
-    parts.success[chosen] = _goal(answer.prediction, label[chosen], None if target is None else target[chosen])
+    reached = _goal(answer.prediction, label[chosen], None if target is None else target[chosen])
+    parts.success[chosen], parts.clear[chosen] = reached, reached & answer.clear
 
 
 def _ask(model: Model, x: Tensor) -> _Answer:
-    predictions, classes = [], 0
+    predictions, clear, classes = [], [], 0
     for piece in x.split(max(1, model.rows_at_once)):
         if model.access >= Access.SCORES:
             scores = model.judged(piece)
             classes = scores.shape[1]
             predictions.append(predicted(scores))
+            first, second = scores.topk(2, dim=1).values.unbind(1)
+            clear.append(first - second > 8 * torch.finfo(scores.dtype).eps * scores.abs().amax(1))
         else:
             predictions.append(model.labels(piece))
-    return _Answer(torch.cat(predictions), classes)
+            clear.append(torch.ones_like(predictions[-1], dtype=torch.bool))
+    return _Answer(torch.cat(predictions), torch.cat(clear), classes)
 
 
 def _goal(prediction: Tensor, label: Tensor, target: Tensor | None) -> Tensor:

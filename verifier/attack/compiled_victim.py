@@ -1,4 +1,4 @@
-"""An ONNX victim evaluated and differentiated by the native engine."""
+"""Victims evaluated and differentiated by the native engine: network files, and torch modules that are plain stacks."""
 
 from __future__ import annotations
 
@@ -9,64 +9,84 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from verifier.attack.onnx_victim import GraphModule
+from verifier.attack.losses import COMPILED, Loss
+from verifier.attack.onnx_victim import as_features
 from verifier.bounds.native_engine import NativeEngine, supports
 from verifier.errors import DeviceError
-
-#: Multiply-adds up to which maps kept by their nonzeros beat torch's convolutions (measured on one AVX2 thread): in
-#: one evaluation, and in one evaluation with its derivative. Dense maps beat torch's at any size measured.
-EVALUATE_AT_MOST, RECORD_AT_MOST = 5e6, 2e7
+from verifier.graph.ir import Graph
 
 
 class CompiledForward:
-    """Scores of a GraphModule by compiled code: the same up to round-off, for small networks several times faster.
+    """Scores of a graph by compiled code: the same up to round-off, for small networks many times faster."""
 
-    Args:
-        module: what is evaluated; it checks the shapes, and takes over for batches that it evaluates faster.
-        engine: a native engine of the same graph.
-    Attributes:
-        rows_recorded: most rows for which `record` is the faster.
-    """
-
-    def __init__(self, module: GraphModule, engine: NativeEngine):
-        self.module, self.engine = module, engine
-        network = engine.network
-        per_row = network.weights if network.sparse else 0.0
-        self.rows_evaluated = EVALUATE_AT_MOST / max(per_row, 1e-9)
-        self.rows_recorded = RECORD_AT_MOST / max(per_row, 1e-9)
+    def __init__(self, engine: NativeEngine):
+        self.graph, self.network = engine.graph, engine.network
 
     def __call__(self, x: Tensor) -> Tensor:
         """Scores [R, K] for inputs [R, ...], differentiable once; ShapeError where the numbers of features differ."""
-        differentiate = torch.is_grad_enabled() and x.requires_grad
-        if len(x) > (self.rows_recorded if differentiate else self.rows_evaluated):
-            return self.module(x)
-        flat = self.module.flat(x)
-        if differentiate:
+        flat = as_features(x, self.network.inputs, self.graph)
+        if torch.is_grad_enabled() and x.requires_grad:
             return _Scores.apply(flat, self)
-        self.engine.threads = torch.get_num_threads()
-        return torch.from_numpy(self.engine.evaluate(flat.numpy())).to(flat.dtype)
+        return torch.from_numpy(self.network.evaluate(flat.numpy(), threads=torch.get_num_threads()))
+
+    def knows(self, loss: Loss) -> bool:
+        """Whether `climb` takes this loss."""
+        return loss in COMPILED and self.network.outputs > 1
+
+    def climb(self, x: Tensor, loss: Loss, label: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores [R, K], loss values [R] and their gradients in x [R, ...], zero where they are not finite."""
+        flat = as_features(x, self.network.inputs, self.graph)
+        goal = None if target is None else target.numpy()
+        found = self.network.climb(flat.numpy(), COMPILED[loss], label.numpy(), goal, threads=torch.get_num_threads())
+        scores, value, gradient = map(torch.from_numpy, found)
+        return scores, value, gradient.reshape(x.shape)
+
+    def ascend(
+        self,
+        x: Tensor,
+        loss: Loss,
+        goal: tuple[Tensor, Tensor | None, Tensor | None],
+        box: tuple[Tensor, Tensor],
+        length: Tensor,
+        steps: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Projected sign ascent of a loss from inputs [R, ...], each until it reaches its goal.
+
+        Args:
+            goal: label [R], target [R] or None, and what the loss aims at instead of the target [R] or None.
+            box: lower and upper ends like x; length: of each input's steps [R].
+        Returns:
+            Where they arrived [R, ...], and the steps it took int64 [R], -1 where the goal was not reached.
+        """
+        label, target, aim = (None if c is None else c.numpy() for c in goal)
+        lower, upper = (e.flatten(1).numpy() for e in box)
+        points, taken = self.network.ascend(
+            *(as_features(x, self.network.inputs, self.graph).numpy(), COMPILED[loss], label, target, aim),
+            *(lower, upper, length.numpy()),
+            steps=steps,
+            threads=torch.get_num_threads(),
+        )
+        return torch.from_numpy(points).reshape(x.shape), torch.from_numpy(taken)
 
     def record(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """Scores [R, K], and the map from weights of them [R * S, K], S in turn for each row, to the derivatives of
         the weighted sums [R * S, N]."""
-        flat = self.module.flat(x)
-        self.engine.threads = torch.get_num_threads()
-        scores, trace = self.engine.record(flat.numpy())
+        flat = as_features(x, self.network.inputs, self.graph)
+        threads = torch.get_num_threads()
+        scores, trace = self.network.record(flat.numpy(), threads=threads)
 
         def pull_back(weights: Tensor) -> Tensor:
-            return torch.from_numpy(self.engine.pull_back(trace, weights.numpy())).to(flat.dtype)
+            return torch.from_numpy(self.network.pull_back(trace, weights.numpy(), threads=threads))
 
-        return torch.from_numpy(scores).to(flat.dtype), pull_back
+        return torch.from_numpy(scores), pull_back
 
 
-def compiled(module: GraphModule) -> CompiledForward | None:
-    """The module's network as compiled code, where there is some."""
-    graph = module.network.source
+def compiled(graph: Graph) -> CompiledForward | None:
+    """A graph as compiled code, where there is some."""
     try:
-        engine = NativeEngine(graph) if supports(graph) else None
+        return CompiledForward(NativeEngine(graph)) if supports(graph) else None
     except DeviceError:
         return None
-    return None if engine is None else CompiledForward(module, engine)
 
 
 class _Scores(torch.autograd.Function):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from verifier.attack.losses import Loss, slopes_of
-from verifier.attack.model import Model, Record
+from verifier.attack.losses import Loss
+from verifier.attack.model import Model
+
+if TYPE_CHECKING:
+    from verifier.attack.compiled_victim import CompiledForward
 
 #: Numbers in a Jacobian up to which one batched backward pass is faster than one a class (measured: 2.6 times
 #: on small dense networks, 1.5 on small convolutional ones, slower than one a class beyond a million numbers).
@@ -27,39 +31,37 @@ def of_loss(
     """
     with torch.enable_grad():
         work = work.detach().requires_grad_(True)
-        if model.record is None or len(work) > model.rows_recorded:
-            scores = model.scores(to_inputs(work))
+        inputs = to_inputs(work)
+        if model.compiled is None:
+            scores = model.scores(inputs)
             value = loss(scores, label, target)
             return scores.detach(), value.detach(), _derivative(value, work)
-        raw, scores, pull_back = _recorded(model, model.record, work, to_inputs)
-        slopes = slopes_of(loss)
-        if scores is raw and slopes is not None:
-            value, weights = slopes(raw.detach(), label, target)
-        else:
-            value = loss(scores, label, target)
-            weights = _derivative(value, raw)
-        return scores.detach(), value.detach(), pull_back(_finite(weights)[:, None])[:, 0]
+        inputs = model.prepared(inputs)
+        if inputs is work and model.compiled.knows(loss):
+            return model.compiled.climb(work.detach(), loss, label, target)
+        raw, scores, pull_back = _recorded(model, model.compiled, work, inputs)
+        value = loss(scores, label, target)
+        return scores.detach(), value.detach(), pull_back(_derivative(value, raw)[:, None])[:, 0]
 
 
 def of_scores(model: Model, work: Tensor, to_inputs: Map, choose: Map) -> tuple[Tensor, Tensor, Tensor]:
     """Scores [R, K], the classes chosen from them [R, C], and the derivatives of their scores [R, C, *W]."""
     with torch.enable_grad():
         work = work.detach().requires_grad_(True)
-        if model.record is None or len(work) > model.rows_recorded:
+        if model.compiled is None:
             scores = model.scores(to_inputs(work))
             classes = choose(scores.detach())
             return scores.detach(), classes, _jacobian(scores.gather(1, classes), work, model.vectorised)
-        raw, scores, pull_back = _recorded(model, model.record, work, to_inputs)
+        raw, scores, pull_back = _recorded(model, model.compiled, work, model.prepared(to_inputs(work)))
         classes = choose(scores.detach())
         weights = _jacobian(scores.gather(1, classes), raw, together=True)
         return scores.detach(), classes, pull_back(weights)
 
 
-def _recorded(model: Model, record: Record, work: Tensor, to_inputs: Map) -> tuple[Tensor, Tensor, Map]:
+def _recorded(model: Model, compiled: CompiledForward, work: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor, Map]:
     """The victim's answer [R, C] as a leaf, its scores [R, K], and derivatives in the answer [R, S, C] -> in work
     [R, S, *W]."""
-    inputs = model.prepared(to_inputs(work))
-    raw, pull_back = record(inputs.detach())
+    raw, pull_back = compiled.record(inputs.detach())
     raw.requires_grad_(True)
 
     def to_work(weights: Tensor) -> Tensor:

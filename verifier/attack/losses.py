@@ -105,28 +105,6 @@ def specification_rows(clauses: Sequence[tuple[Tensor, Tensor]]) -> Loss:
     return loss
 
 
-def _cross_entropy_slopes(scores: Tensor, label: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor]:
-    logs = scores.log_softmax(1)
-    at, sign = (label, -1.0) if target is None else (target, 1.0)
-    slopes = logs.exp().scatter_add_(1, at[:, None], -torch.ones_like(logs[:, :1])).mul_(-sign)
-    return sign * pick(logs, at), slopes
-
-
-def _margin_slopes(scores: Tensor, label: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor]:
-    goal, other = (rival_class(scores, label), label) if target is None else (target, rival_class(scores, target))
-    slopes = torch.zeros_like(scores).scatter_(1, goal[:, None], 1.0).scatter_(1, other[:, None], -1.0)
-    return pick(scores, goal) - pick(scores, other), slopes
-
-
-#: Losses whose value [R] and derivative in the scores [R, K] are at hand: no tape for ten numbers a row.
-_SLOPES = ((cross_entropy, _cross_entropy_slopes), (margin, _margin_slopes))
-
-
-def slopes_of(loss: Loss) -> Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]] | None:
-    """The function that gives a loss's value and its derivative in the scores, where there is one."""
-    return next((slopes for known, slopes in _SLOPES if known is loss), None)
-
-
 def pick(scores: Tensor, index: Tensor) -> Tensor:
     """scores[r, index[r]], [R]."""
     return scores.gather(1, index[:, None])[:, 0]
@@ -138,6 +116,10 @@ LOSSES: dict[str, Loss] = {
     "difference": difference,
     "dlr": dlr,
 }
+
+
+#: Losses that compiled code knows as well, by its names for them.
+COMPILED: dict[Loss, str] = {cross_entropy: "cross_entropy", margin: "margin"}
 
 
 def named(loss: str | Loss) -> Loss:

@@ -15,12 +15,10 @@ from torch import Tensor
 from verifier.errors import DeviceError, NetworkError, ShapeError, SpecError
 
 if TYPE_CHECKING:
+    from verifier.attack.compiled_victim import CompiledForward
     from verifier.attack.onnx_victim import GraphModule
 
 OUTPUTS = ("logits", "probabilities", "labels")
-#: prepared inputs [R, ...] -> (the answer [R, C], a map from its weights [R * S, C], S in turn for each row, to the
-#: derivatives of the weighted sums [R * S, N])
-Record = Callable[[Tensor], tuple[Tensor, Callable[[Tensor], Tensor]]]
 
 
 class Access(IntEnum):
@@ -74,7 +72,7 @@ class Model:
         rows_at_once: rows per evaluation; halved when memory runs out.
         evaluations_per_row: how many times the victim runs for one row (above 1 for an
             expectation over transformations); queries are counted in these.
-        record: a shorter way to derivatives than autograd for victims that have one, at up to `rows_recorded` rows.
+        compiled: compiled code for the victim's answers and a shorter way to their derivatives than autograd.
         vectorised: autograd can take derivatives of several scores in one pass.
         judge: the victim itself where `forward` is a faster stand-in that rounds otherwise; None where it is not.
     """
@@ -97,8 +95,7 @@ class Model:
         self.rows_at_once = 4096
         self.evaluations_per_row = 1
         self.source = "model"
-        self.record: Record | None = None
-        self.rows_recorded = 0.0
+        self.compiled: CompiledForward | None = None
         self.vectorised = True
         self.judge: Callable[[Tensor], Tensor] | None = None
 
@@ -131,11 +128,10 @@ class Model:
         """A network file that was read already, evaluated by compiled code where that is the faster."""
         from verifier.attack.compiled_victim import compiled
 
-        forward = compiled(module)
+        forward = compiled(module.network.source)
         model = cls(forward or module, preprocess=preprocess, module=module)
         if forward is not None:
-            model.record, model.rows_recorded = forward.record, forward.rows_recorded
-            model.vectorised, model.judge = False, module
+            model.compiled, model.vectorised, model.judge = forward, False, module
         return model
 
     @classmethod
@@ -245,7 +241,7 @@ class Model:
 def predicted(scores: Tensor) -> Tensor:
     """Argmax of scores [R, K] as int64 [R], -1 where a row holds NaN."""
     highest, label = scores.max(dim=1)  # NaN where there is one
-    return torch.where(highest.isnan(), -1, label)
+    return label.masked_fill_(highest.isnan(), -1)
 
 
 def wrap(victim: Any, *, preprocess: Callable[[Tensor], Tensor] | None = None, output: str = "logits") -> Model:
@@ -296,7 +292,8 @@ def _frozen(module: torch.nn.Module) -> Iterator[None]:
     finally:
         with torch.no_grad():
             for owner, name, buffer, value in buffers:
-                buffer.copy_(value)
+                if not torch.equal(buffer, value):  # a copy counts as a change, whatever it writes
+                    buffer.copy_(value)
                 owner._buffers[name] = buffer
         for parameter, flag in flags:
             parameter.requires_grad_(flag)

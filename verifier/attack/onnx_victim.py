@@ -26,7 +26,7 @@ class GraphModule(torch.nn.Module):
     saturates), and staircases let a surrogate gradient through.
 
     Attributes:
-        network: the lowered graph; ends_in_softmax: whether one was left out.
+        network: the lowered graph; features: N, the length of its input; ends_in_softmax: whether one was left out.
     """
 
     def __init__(self, graph: Graph):
@@ -37,22 +37,24 @@ class GraphModule(torch.nn.Module):
             graph = replace(graph, outputs=inner).pruned()
         dtype = torch.float64 if graph.dtype == "float64" else torch.float32
         self.network = Network(graph, dtype, torch.device("cpu"), Soundness.REAL_ARITHMETIC)
+        self.features = graph.input_size
         # what tells a Model which dtype inputs have
         self.register_buffer("zero", torch.zeros((), dtype=dtype), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores [R, K] for inputs [R, ...]; ShapeError where the numbers of features differ."""
-        return self.network.evaluate(self.flat(x), surrogate=True)
+        return self.network.evaluate(as_features(x, self.features, self.network.graph), surrogate=True)
 
-    def flat(self, x: Tensor) -> Tensor:
-        """Inputs [R, ...] as rows of features [R, N]; ShapeError where their numbers differ."""
-        flat = x.flatten(1)
-        if flat.shape[1] != self.network.graph.input_size:
-            raise ShapeError(
-                f"network input: expected {self.network.graph.input_size} features, got {list(x.shape[1:])} "
-                f"({flat.shape[1]}), from {self.network.graph.source or 'the graph'}; give data of that size"
-            )
-        return flat
+
+def as_features(x: Tensor, count: int, graph: Graph) -> Tensor:
+    """Inputs [R, ...] as rows of features [R, count] of a graph; ShapeError where their numbers differ."""
+    flat = x.flatten(1)
+    if flat.shape[1] != count:
+        raise ShapeError(
+            f"network input: expected {count} features, got {list(x.shape[1:])} "
+            f"({flat.shape[1]}), from {graph.source or 'the graph'}; give data of that size"
+        )
+    return flat
 
 
 def graph_module(path: str | Path) -> GraphModule:

@@ -193,6 +193,31 @@ class Rows:
         self._count(gradients=classes.shape[1])
         return scores, classes, self._movable(jacobian, self.free[:, None])
 
+    def ascend(
+        self, work: Tensor, loss: Loss, aim: Tensor | None, length: Tensor, steps: int
+    ) -> tuple[Tensor, Tensor] | None:
+        """Projected sign ascent of a loss from work [R, *W] in one call, each row until it succeeds.
+
+        Args:
+            aim: [R], replaces the task's own targets in the loss only; length: of the steps [R].
+        Returns:
+            Where the rows arrived and which succeeded [R]; None where that needs steps from outside: constraints beside
+            the box, a victim or a loss unknown to compiled code, or several rows of a sample, which stop each other.
+        """
+        task, compiled = self.task, self.task.model.compiled
+        if compiled is None or not compiled.knows(loss) or self.p != INF or self.balls:
+            return None
+        alone = int(self._tally.max()) <= task.model.evaluations_per_row
+        if not alone or task.model.prepared(task.space.decode(work, self.index)) is not work:
+            return None
+        goal = (self.label, self.target, self.target if aim is None else aim)
+        work, taken = compiled.ascend(work, loss, goal, (self.lower, self.upper), length, steps)
+        hit = taken >= 0
+        looks = torch.where(hit, taken, steps) + 1
+        task.queries.index_add_(0, self.index, looks * task.model.evaluations_per_row)
+        task.gradients.index_add_(0, self.index, looks.clamp_max(steps) * task.model.evaluations_per_row)
+        return work, hit
+
     def _movable(self, grad: Tensor, free: Tensor) -> Tensor:
         """Derivatives, zero on features that cannot move."""
         return grad if self.all_free else torch.where(free, grad, torch.zeros_like(grad))
@@ -234,9 +259,9 @@ class Rows:
 
     def project(self, work: Tensor) -> Tensor:
         """Closest point of the constraints (the balls of the budget only for bounded attacks)."""
-        delta, low, high = work - self.start, self.lower - self.start, self.upper - self.start
         if not self.balls:
-            return torch.minimum(torch.maximum(work, self.lower), self.upper)
+            return self.clip(work)
+        delta, low, high = work - self.start, self.lower - self.start, self.upper - self.start
         if len(self.balls) == 1:
             p, radius = self.balls[0]
             return self.start + onto_ball(delta, p, radius, low, high)

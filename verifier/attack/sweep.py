@@ -104,16 +104,17 @@ def sweep(
     y: np.ndarray,
     plan: Plan,
     *,
+    start: int = 0,
     done: frozenset[tuple[int, str, float]] = frozenset(),
     cancel: Callable[[], bool] = lambda: False,
 ) -> Iterator[Record]:
-    """Records of every sample, attack and budget not in `done`, batch after batch.
+    """Records of every sample from row `start` on, attack and budget not in `done`, batch after batch.
 
     Budgets share work: a minimum-norm attack runs once and its distortion decides every budget; a
     bounded attack meets only samples that withstood the smaller budgets, whose results carry over.
     """
     targets = _targets(y, int(max(y.max(initial=0) + 1, _classes(model, x))), plan.seed) if plan.targeted else None
-    for begin in range(0, len(x), plan.batch):
+    for begin in range(start, len(x), plan.batch):
         index = np.arange(begin, min(begin + plan.batch, len(x)))
         for name, attack in plan.attacks.items():
             if cancel():

@@ -157,18 +157,20 @@ class NativeEngine:
 
     def evaluate(self, points: np.ndarray) -> np.ndarray:
         """Outputs [B, N_out] at points [B, N_in], computed in the graph's dtype."""
-        return self._network.evaluate(points, threads=self.threads)
+        return self._network.evaluate(points, threads=self.threads).astype(np.float64, copy=False)
 
     def gradient(self, points: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Gradient [B, N_in] of weights[b] @ y(x) at points[b]; weights [B, N_out]."""
-        return self._network.gradient(points, weights, threads=self.threads)
+        return self.pull_back(self.record(points)[1], weights).astype(np.float64, copy=False)
 
     def record(self, points: np.ndarray) -> tuple[np.ndarray, Any]:
-        """Outputs as `evaluate`, and a trace for `pull_back`: a value and its gradient for one forward pass."""
+        """Outputs as `evaluate`, in the graph's dtype, and a trace for `pull_back`: a value and its gradient for one
+        forward pass."""
         return self._network.record(points, threads=self.threads)
 
     def pull_back(self, trace: Any, weights: np.ndarray) -> np.ndarray:
-        """Gradients [B * S, N_in] at the B points of a trace, for S rows of weights in turn at each: [B * S, N_out]."""
+        """Gradients [B * S, N_in] at the B points of a trace, for S rows of weights in turn at each: [B * S, N_out];
+        in the graph's dtype."""
         return self._network.pull_back(trace, weights, threads=self.threads)
 
 

@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--norm", choices=tuple(_NORMS), default="linf", help="norm of the budget (default: linf)")
     data.add_argument("--eps", type=budgets, metavar="E,...", help="budgets in the data's own units")
     data.add_argument("--samples", type=count, metavar="N", help="only the first N samples")
+    data.add_argument("--start", type=int, default=0, metavar="K", help="from row K on only (a test part)")
     data.add_argument("--targeted", action="store_true", help="aim at a random other class for each sample")
     data.add_argument("--batch", type=count, default=32, metavar="N", help="samples at a time (default: 32)")
     data.add_argument("--out", metavar="DIR", help="write one JSON line a result to DIR/results.jsonl, at once")
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
         _check_sweep(args)
         return run_sweep(args, _NORMS[args.norm])
-    for name in ("eps", "samples", "targeted", "out", "resume", "report"):
+    for name in ("eps", "samples", "start", "targeted", "out", "resume", "report"):
         if getattr(args, name):
             raise SpecError(f"--{name}: only with --data; a property has its own input set")
     if args.attack != "auto":

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from verifier.cli.answer import interruptible
+from verifier.cli.sweep_options import check_start
 from verifier.errors import SpecError
 
 if TYPE_CHECKING:
@@ -43,21 +44,23 @@ def run_sweep(args: argparse.Namespace, norm: float) -> int:
     if args.threads or graph.parameter_count < SMALL:
         torch.set_num_threads(args.threads or 1)
     data = open_dataset(args.data)
+    check_start(args.start, len(data))
     if args.samples:
-        data = data.subset(range(min(args.samples, len(data))))
+        data = data.subset(range(min(args.start + args.samples, len(data))))
     plan = Plan(attacks, norm, args.eps, data.valid, args.batch, args.seed, args.targeted)
     if int(data.y.max()) >= graph.output_size > 1:
         raise SpecError(f"--data: labels up to {int(data.y.max())}, but the network has {graph.output_size} outputs")
-    flags = inspect(model, torch.tensor(data.x[:LOOKED_AT]), torch.tensor(data.y[:LOOKED_AT]))
+    looked_at = slice(args.start, args.start + LOOKED_AT)
+    flags = inspect(model, torch.tensor(data.x[looked_at]), torch.tensor(data.y[looked_at]))
     for flag in flags:
         if flag.raised:
             print(f"verifier: warning: {flag.name.replace('_', ' ')}: {flag.message}", file=sys.stderr)
     header = _header(args, data, list(attacks))
     with _results_file(args, header) as (records, file), interruptible() as pressed, _bar() as bar:
-        total = len(data) * len(attacks) * len(args.eps)
+        total = (len(data) - args.start) * len(attacks) * len(args.eps)
         task = bar.add_task("attacking", total=total, completed=len(records))
         done = frozenset((r["index"], r["attack"], r["eps"]) for r in records)
-        for record in sweep(model, data.x, data.y, plan, done=done, cancel=pressed):
+        for record in sweep(model, data.x, data.y, plan, start=args.start, done=done, cancel=pressed):
             records.append(record.to_json())
             if file is not None:
                 file.write(json.dumps(records[-1], allow_nan=False) + "\n")
@@ -78,6 +81,7 @@ def _header(args: argparse.Namespace, data: Dataset, names: list[str]) -> dict[s
     return {
         "network": args.files[0], "data": data.name, "fingerprint": data.fingerprint(), "norm": args.norm,
         "eps": list(args.eps), "attacks": names, "targeted": args.targeted, "seed": args.seed,
+        "start": args.start,
     }  # fmt: skip
 
 

@@ -269,12 +269,17 @@ def _numbers(text: str, option: str, expected: int) -> list[float]:
     return found
 
 
+def check_start(start: int, rows: int) -> None:
+    """SpecError unless `--start` is one of the data's rows."""
+    if not 0 <= start < rows:
+        raise SpecError(f"--start: expected a row in 0..{rows - 1}, got {start}")
+
+
 def _chosen(data: Dataset, args: argparse.Namespace) -> list[int]:
     """Rows to analyse: drawn without replacement, then in the data's order."""
     import numpy as np
 
-    if not 0 <= args.start < len(data):
-        raise SpecError(f"--start: expected a row in 0..{len(data) - 1}, got {args.start}")
+    check_start(args.start, len(data))
     order = args.start + np.random.default_rng(args.seed).permutation(len(data) - args.start)
     return sorted(order[: args.samples].tolist())
 

@@ -356,7 +356,12 @@ def covers(graph: Graph) -> bool:
                 return False
         elif node.op not in LINEAR or node.size == 0 or _nonzeros(graph, node) > SPARSE_LIMIT:
             return False
-    return sum(_nonzeros(graph, node) for node in graph.nodes.values()) <= SPARSE_TOTAL
+    return nonzeros(graph) <= SPARSE_TOTAL
+
+
+def nonzeros(graph: Graph) -> int:
+    """Nonzeros of a graph's sparse maps, at most."""
+    return sum(_nonzeros(graph, node) for node in graph.nodes.values())
 
 
 def _nonzeros(graph: Graph, node: Node) -> int:

@@ -106,6 +106,22 @@ VERIFIER_INLINE void scale_planes(int64_t count, Next next, Planes<const T> in, 
         }
 }
 
+// Bundle b of a map.
+template <typename T>
+VERIFIER_INLINE BundleSums<T> bundle_at(const Bundles<T>& map, int64_t b, const int32_t*& output) {
+    output = map.output + b * kBundle;
+    return {map.index + map.start[b], nullptr, map.values + map.start[b] * kBundle, map.start[b + 1] - map.start[b]};
+}
+
+// out (+)= the whole map of in; `diagonal`: every bundle reads one input at most.
+template <typename T>
+static void carry(const Bundles<T>& map, bool diagonal, Planes<const T> in, Planes<T> out, bool accumulate) {
+    const auto next = [&](int64_t b, const int32_t*& output)
+                          __attribute__((always_inline)) { return bundle_at(map, b, output); };
+    if (diagonal) return scale_planes<T>(map.count, next, in, out, accumulate);
+    over_planes<T>(map.count, next, in, out, accumulate);
+}
+
 // out (+)= in W along a route.
 template <typename T>
 static void carry_back(const CompactTerm<T>& term, const RouteTerm& route, Planes<const T> in, Planes<T> out, bool accumulate) {
@@ -124,12 +140,8 @@ static void carry_back(const CompactTerm<T>& term, const RouteTerm& route, Plane
 // out (+)= W in for the neurons of a route.
 template <typename T>
 static void carry_forward(const CompactTerm<T>& term, const RouteTerm& route, Planes<const T> in, Planes<T> out, bool accumulate) {
-    const Bundles<T>& map = term.forward;
-    const auto next = [&](int64_t b, const int32_t*& output) __attribute__((always_inline)) {
-        const int64_t bundle = route.forward[b], begin = map.start[bundle];
-        output = map.output + bundle * kBundle;
-        return BundleSums<T>{map.index + begin, nullptr, map.values + begin * kBundle, map.start[bundle + 1] - begin};
-    };
+    const auto next = [&](int64_t b, const int32_t*& output)
+                          __attribute__((always_inline)) { return bundle_at(term.forward, route.forward[b], output); };
     if (term.diagonal) return scale_planes<T>(route.forward_count, next, in, out, accumulate);
     over_planes<T>(route.forward_count, next, in, out, accumulate);
 }

@@ -10,7 +10,7 @@
 namespace verifier::VERIFIER_ISA {
 
 template <typename T>
-static constexpr Isa<T> kIsa{VERIFIER_TEXT(VERIFIER_ISA), packed_size<T>, pack<T>, bound_box<T>, evaluate<T>,
+static constexpr Isa<T> kIsa{VERIFIER_TEXT(VERIFIER_ISA), Lanes<T>::kCount, kPlanes, packed_size<T>, pack<T>, bound_box<T>, evaluate<T>,
                                pull_back<T>, enter_root<T>, forward_root<T>, relax_root<T>, bound_neurons<T>, bound_forms<T>,
                                row_costs<T>, bound_domain_rows<T>};
 

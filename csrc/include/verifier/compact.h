@@ -1,8 +1,6 @@
 // A network cut down to what can still matter on one box, for many rows of coefficients at a time.
 //
-// Neurons whose h is identically 0 on the box are left out, and a linear map is kept as bundles: up to
-// kBundle outputs that read the same inputs, whose weights lie side by side. All channels of a convolution
-// at one place are such a bundle, and so are the outputs of a dense layer, so one kernel serves both.
+// Neurons whose h is identically 0 on the box are left out, the others numbered anew within their stage.
 // Plain pointers only, as in plan.h; CompactNetwork (csrc/cpu/compact_network.h) owns the memory.
 #pragma once
 
@@ -11,18 +9,6 @@
 #include "verifier/plan.h"
 
 namespace verifier {
-
-constexpr int kBundle = 4;
-
-// Neurons are numbered within their compact stage; `start` counts into `index` and, times kBundle, `values`.
-template <typename T>
-struct Bundles {
-    int64_t count;
-    const int64_t* start;   // [count + 1]
-    const int32_t* index;   // inputs
-    const int32_t* output;  // [count, kBundle], -1 where there are fewer
-    const T* values;        // [start[count], kBundle]
-};
 
 template <typename T>
 struct CompactTerm {

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "verifier/losses.h"
 #include "verifier/workspace.h"
 
 namespace verifier {
@@ -57,11 +58,33 @@ struct StageSpec {
 template <typename T>
 struct Trace {
     int64_t count = 0;
-    std::vector<AlignedArray<T>> rows;  // a stage each: [count, stride]
+    std::vector<AlignedArray<T>> rows;  // a stage each, in planes of points (csrc/cpu/simd/points.h)
 
     Trace() = default;
     Trace(Trace&&) = default;
     Trace& operator=(Trace&&) = default;
+};
+
+// Points [count, N_in] that attacks move, and what they ask there; see slopes_of.
+template <typename T>
+struct Climb {
+    int64_t count;
+    Loss loss;
+    const T* points;
+    const int64_t *label, *target;  // [count]; null `target`: away from the labels
+    T *outputs, *value;             // [count, N_out], [count]
+    T* gradient;                    // [count, N_in], 0 where it is not finite
+};
+
+// Projected sign ascent of points in boxes: each stops where its goal is reached, or after `steps` steps.
+template <typename T>
+struct Ascent {
+    int64_t count, steps;
+    Loss loss;
+    const int64_t *label, *target, *aim;  // [count]; the goal, and the target of the loss; null for none
+    const T *lower, *upper, *length;      // [count, N_in], [count]: the boxes and the steps
+    T* points;                            // [count, N_in], where they are, in the boxes
+    int64_t* taken;                       // [count] steps taken to the goal, -1 where it was not reached
 };
 
 template <typename T>
@@ -87,14 +110,16 @@ class Network {
     // Threads share the boxes, or where there are few the rows of one box.
     void bound_boxes(const double* lower, const double* upper, int64_t boxes, const double* rows, int64_t row_count,
                      bool refine, int threads, const BoxResult& result);
-    void evaluate(const double* points, int64_t count, int threads, double* out);
-    void gradient(const double* points, const double* weights, int64_t count, int threads, double* out);
+    void evaluate(const T* points, int64_t count, int threads, T* out);
 
-    // `gradient` in two parts: outputs and a trace, then gradients of weights [count * each, N_out], `each` rows in turn
-    // at one point.
-    Trace<T> record(const double* points, int64_t count, int threads, double* out);
+    // Outputs, a loss of each point's outputs, and its gradient in the point; at least two outputs.
+    void climb(const Climb<T>& job, int threads);
+    void ascend(const Ascent<T>& job, int threads);
+
+    // Outputs and a trace, then gradients of weights [count * each, N_out], `each` rows in turn at one point.
+    Trace<T> record(const T* points, int64_t count, int threads, T* out);
     bool fits(const Trace<T>& trace) const;  // whether a trace has the sizes of this network's stages
-    void pull_back(const Trace<T>& trace, const double* weights, int64_t each, int threads, double* out);
+    void pull_back(const Trace<T>& trace, const T* weights, int64_t each, int threads, T* out);
 
   private:
     template <typename>
@@ -111,7 +136,10 @@ class Network {
     int count_buffers() const;
     Scratch& scratch(int thread, bool points, int row_threads = 1);
     template <typename Work>
-    void over_points(int64_t count, int threads, Work work);
+    void over_planes(int64_t planes, int threads, Work work);
+    void bundle_maps(bool backward);
+    void evaluate_into(const Trace<T>* trace, const T* points, int64_t count, int threads, T* out);
+    int64_t planes_of(int64_t points) const;
     std::vector<T*> rows_from(const Trace<T>& trace, int64_t first) const;
 
     const Isa<T>& isa_;
@@ -121,6 +149,7 @@ class Network {
     std::vector<bool> nonlinear_ancestor_;
     std::vector<int> depth_;
     std::mutex busy_;
+    bool bundled_ = false, bundled_back_ = false;
     Plan<T> plan_{};
 };
 

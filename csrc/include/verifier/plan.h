@@ -25,6 +25,20 @@ struct Nonzeros {
     const T* values;
 };
 
+constexpr int kBundle = 4;
+
+// A linear map by bundles: up to kBundle outputs that read the same inputs, whose weights lie side by side. All channels
+// of a convolution at one place are such a bundle, and so are the outputs of a dense layer, so one kernel serves both.
+// `start` counts into `index` and, times kBundle, `values`.
+template <typename T>
+struct Bundles {
+    int64_t count;
+    const int64_t* start;   // [count + 1]
+    const int32_t* index;   // inputs
+    const int32_t* output;  // [count, kBundle], -1 where there are fewer
+    const T* values;        // [start[count], kBundle]
+};
+
 // One linear map from a source stage's h [cols] to this stage's z [rows].
 template <typename T>
 struct Term {
@@ -35,6 +49,7 @@ struct Term {
     const T* forward;            // kDense: W^T packed in column panels, [cols] x [rows]
     const T* values;             // kDense: W [rows, cols]; kDiagonal: [rows]
     Nonzeros<T> by_row, by_column;  // kSparse: W and its transpose
+    Bundles<T> at_points, back_from_points;  // W and its transpose for points; made when they are first asked for
     int64_t column_terms;        // most nonzeros in a column of W: length of the sums of A W
 };
 

@@ -8,7 +8,7 @@
 
 namespace verifier {
 
-constexpr int64_t kPointBlock = 32;  // points evaluated together by one thread
+constexpr int64_t kPointBlock = 64;  // points evaluated together by one thread, at most: the planes of a block times lanes
 constexpr int64_t kMostLanes = 16;   // lanes of the widest vector
 
 // State of one stage while one box is bounded; arrays of length `stride` unless said otherwise.
@@ -79,11 +79,12 @@ struct Workspace {
     RowScratch<T>* rows;   // [row_threads]
     int row_threads;       // threads that share the row blocks of one box
     Share share;
-    T *across, *across_out;  // as in RowScratch, for the forward pass and for points
+    T *across, *across_out;  // as in RowScratch, for the forward pass
     int32_t* open;         // [longest stage] neurons left unstable
     const int32_t* every;  // 0, 1, 2, ... up to the longest stage
-    T** point_rows;        // [count] of kPointBlock * stride: h at points
+    T** point_rows;        // [count] of kPointBlock * stride: h at points, in planes
     T** point_grads;       // [count] of kPointBlock * stride: gradients
+    char* point_reached;   // [count] whether gradients have come back to a stage
 };
 
 // Lower bounds of one box; see BoxBounds in verifier/bounds/engine.py. Null `coeffs` skips the forms.
@@ -115,13 +116,13 @@ struct RouteStage;
 template <typename T>
 struct Isa {
     const char* name;
+    int64_t lanes, planes;  // of a vector; vectors of rows that bundles take at once
     int64_t (*packed_size)(int64_t k, int64_t n);
     void (*pack)(const T* source, int64_t k, int64_t n, int64_t row_step, int64_t column_step, T* out);
     void (*bound_box)(const Plan<T>& plan, Workspace<T>& work, const BoxQuery& query, const BoxResult& result);
-    void (*evaluate)(const Plan<T>& plan, Workspace<T>& work, const double* points, int64_t count, T* const* kept,
-                     double* out);
-    void (*pull_back)(const Plan<T>& plan, Workspace<T>& work, const double* weights, int64_t first, int64_t count,
-                      int64_t each, T* const* kept, double* out);
+    void (*evaluate)(const Plan<T>& plan, const T* points, int64_t count, T* const* kept, T* out);
+    void (*pull_back)(const Plan<T>& plan, Workspace<T>& work, const T* weights, int64_t count, int64_t each,
+                      int64_t first, int64_t planes, T* const* kept, T* out);
     // Domains: one stage of the root after the other, then rows along a route.
     bool (*enter_root)(const Plan<T>& plan, Workspace<T>& work, const double* lower, const double* upper);
     bool (*forward_root)(const Plan<T>& plan, Workspace<T>& work, int stage);

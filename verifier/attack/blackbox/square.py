@@ -49,7 +49,7 @@ class Square(Attack):
             self._search(rows, grid)
 
     def _search(self, rows: Rows, grid: Grid) -> None:
-        loss = named(self.loss)
+        loss, shares = named(self.loss), [self._share_at(i) for i in range(self.steps)]
         trial = self._start(rows, grid)
         best = trial.clone()
         value = torch.full((len(rows),), -torch.inf, device=best.device, dtype=best.dtype)
@@ -67,7 +67,7 @@ class Square(Attack):
                     return
                 rows, best, value = rows.narrow(keep), best[keep], value[keep]
             if i < self.steps:
-                trial = self._propose(rows, grid, best, self._share_at(i))
+                trial = self._propose(rows, grid, best, shares[i])
         rows.settle(best, value)
 
     def _start(self, rows: Rows, grid: Grid) -> Tensor:
@@ -82,12 +82,10 @@ class Square(Attack):
             return rows.project(sparse_proposal(rows, grid, best, share))
         # only the windows are touched: late in the search they are a few pixels of a large image
         inside = grid.features(rows.task, len(rows), *grid.sides(share))
-        up = rows.task.integers(2, *inside.shape[:2], 1) == 1
-        low, high = (
-            end.flatten(1).gather(1, inside.flatten(1)).reshape(inside.shape) for end in (rows.lower, rows.upper)
-        )
-        corner = torch.where(up, high, low).flatten(1)
-        trial = best.flatten(1).scatter(1, inside.flatten(1), corner).reshape(best.shape)
+        up = (rows.task.integers(2, *inside.shape[:2], 1) == 1).expand_as(inside).flatten(1)
+        at = inside.flatten(1)
+        low, high = (end.flatten(1).gather(1, at) for end in (rows.lower, rows.upper))
+        trial = best.flatten(1).scatter(1, at, torch.where(up, high, low)).reshape(best.shape)
         return rows.project(trial) if rows.balls else trial
 
     def _share_at(self, i: int) -> float:

@@ -29,6 +29,7 @@ class Grid:
         if math.prod(image_shape) != size:
             raise ShapeError(f"image_shape: expected {size} features, got {list(image_shape)}")
         self.shape = tuple(shape)
+        self._windows: dict[tuple[int, int], Tensor] = {}
         self.channels, self.height, self.width = image_shape
 
     def image(self, work: Tensor) -> Tensor:
@@ -53,8 +54,11 @@ class Grid:
     def features(self, task: Task, count: int, height: int, width: int) -> Tensor:
         """Random windows as the flat features that they hold, int64 [R, C, h * w]."""
         down, across = self.corner(task, count, height, width)
-        grid = torch.arange(self.channels * self.height * self.width, device=down.device)
-        first = grid.reshape(self.channels, self.height, self.width)[:, :height, :width].flatten(1)
+        first = self._windows.get((height, width))
+        if first is None:
+            grid = torch.arange(self.channels * self.height * self.width, device=down.device)
+            first = grid.reshape(self.channels, self.height, self.width)[:, :height, :width].flatten(1)
+            self._windows[height, width] = first
         return (down * self.width + across)[:, None, None] + first
 
     def mask(self, corner: tuple[Tensor, Tensor], height: int, width: int) -> Tensor:

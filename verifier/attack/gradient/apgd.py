@@ -144,14 +144,14 @@ class _State:
         mask = along(better, self.work)
         self.best = torch.where(mask, self.work, self.best)
         self.best_grad = torch.where(mask, self.grad, self.best_grad)
-        self.best_value = torch.where(better, self.value, self.best_value)
+        self.best_value = torch.maximum(self.best_value, self.value)
         self.last_value = self.value
 
     def move(self, weight: float) -> None:
         """x <- P(x + weight (P(x + step g) - x) + (1 - weight)(x - previous))."""
         ahead = self.rows.project(self.work + along(self.step, self.work) * steepest(self.grad, self.rows.p))
         if weight < 1:
-            ahead = self.work + weight * (ahead - self.work) + (1 - weight) * (self.work - self.previous)
+            ahead = self.work.lerp(ahead, weight).add_(self.work - self.previous, alpha=1 - weight)
             ahead = self.rows.project(ahead)
         self.previous, self.work = self.work, ahead
 

@@ -55,6 +55,13 @@ class PGD(Attack):
         """One run from `work` [R, *W]; `target` [R] replaces the classes that the loss aims at."""
         loss = named(self.loss)
         step = self.step_rel if self.step_rel is not None else (2.5 if self.steps > 1 else 1.0) / self.steps
+        length = step * step_length(rows)
+        if self.stop_early and not self.momentum:
+            found = rows.ascend(work, loss, target, length, self.steps)
+            if found is not None:
+                rows.offer(*found)
+                rows.settle(found[0], torch.zeros(len(rows), device=work.device))
+                return
         velocity = torch.zeros_like(work)
         for i in range(self.steps + 1):
             last = i == self.steps
@@ -74,14 +81,14 @@ class PGD(Attack):
                     return
                 if not bool(keep.all()):
                     rows, work, grad, velocity = rows.narrow(keep), work[keep], grad[keep], velocity[keep]
+                    length = length[keep]
                     target = None if target is None else target[keep]
             if last:
                 return
             if self.momentum:
                 velocity = self.momentum * velocity + grad / along(norm(grad, 1).clamp_min(1e-30), grad)
                 grad = velocity
-            length = along(step * step_length(rows), work)
-            work = rows.project(work + length * ascent(rows, work, grad, self.share))
+            work = rows.project(work + along(length, work) * ascent(rows, work, grad, self.share))
 
 
 def require_budget(task: Task, name: str) -> None:

@@ -1,0 +1,94 @@
+#include "bundled_map.h"
+
+#include <algorithm>
+#include <unordered_map>
+
+namespace verifier {
+
+namespace {
+
+// Nonzeros of one output of a map, in terms of the inputs that are left.
+template <typename T>
+void read_output(const Term<T>& term, bool backward, int32_t output, const std::vector<int32_t>& inputs,
+                 const std::vector<int32_t>& position, std::vector<int32_t>& index, std::vector<T>& values) {
+    index.clear();
+    values.clear();
+    if (term.kind == MapKind::kDense) {
+        for (size_t k = 0; k < inputs.size(); ++k) {
+            index.push_back(static_cast<int32_t>(k));
+            values.push_back(term.values[backward ? inputs[k] * term.cols + output : output * term.cols + inputs[k]]);
+        }
+        return;
+    }
+    if (term.kind == MapKind::kDiagonal) {
+        if (position[output] < 0) return;
+        index.push_back(position[output]);
+        values.push_back(term.values[output]);
+        return;
+    }
+    const Nonzeros<T>& matrix = backward ? term.by_column : term.by_row;
+    for (int64_t k = matrix.start[output]; k < matrix.start[output + 1]; ++k) {
+        const int32_t at = position[matrix.index[k]];
+        if (at < 0) continue;
+        index.push_back(at);
+        values.push_back(matrix.values[k]);
+    }
+}
+
+uint64_t hash_of(const std::vector<int32_t>& index) {
+    uint64_t hash = index.size();
+    for (int32_t i : index) hash = (hash ^ static_cast<uint64_t>(i)) * 0x9E3779B97F4A7C15ull, hash ^= hash >> 29;
+    return hash;
+}
+
+}  // namespace
+
+template <typename T>
+BundledMap<T>::BundledMap(const Term<T>& term, bool backward, const std::vector<int32_t>& outputs,
+                          const std::vector<int32_t>& inputs, const std::vector<int32_t>& position) {
+    std::vector<int32_t> reads, at(outputs.size());
+    std::vector<T> weights;
+    std::unordered_map<uint64_t, int64_t> latest;  // the last bundle with a list of inputs
+    for (size_t k = 0; k < outputs.size(); ++k) {
+        read_output(term, backward, outputs[k], inputs, position, reads, weights);
+        const auto found = latest.try_emplace(hash_of(reads), -1).first;
+        const int32_t* mine = place_of(static_cast<int32_t>(k), reads, found->second);
+        at[k] = static_cast<int32_t>(mine - output_.data());
+        found->second = at[k] / kBundle;
+    }
+    values_.assign(index_.size() * kBundle, T(0));
+    for (size_t k = 0; k < outputs.size(); ++k) {
+        read_output(term, backward, outputs[k], inputs, position, reads, weights);
+        const int64_t begin = start_[at[k] / kBundle];
+        for (size_t j = 0; j < weights.size(); ++j) values_[(begin + j) * kBundle + at[k] % kBundle] = weights[j];
+    }
+}
+
+// Where an output goes: in bundle `latest` if that has the same inputs and room, else in a new one.
+template <typename T>
+int32_t* BundledMap<T>::place_of(int32_t output, const std::vector<int32_t>& reads, int64_t latest) {
+    const auto fits = [&] {
+        if (latest < 0 || output_[latest * kBundle + kBundle - 1] >= 0) return false;
+        return std::equal(reads.begin(), reads.end(), index_.begin() + start_[latest], index_.begin() + start_[latest + 1]);
+    };
+    if (!fits()) {
+        latest = static_cast<int64_t>(start_.size()) - 1;
+        index_.insert(index_.end(), reads.begin(), reads.end());
+        start_.push_back(static_cast<int64_t>(index_.size()));
+        output_.insert(output_.end(), kBundle, -1);
+    }
+    int32_t* mine = output_.data() + latest * kBundle;
+    while (*mine >= 0) ++mine;
+    *mine = output;
+    return mine;
+}
+
+template <typename T>
+Bundles<T> BundledMap<T>::view() const {
+    return {static_cast<int64_t>(start_.size()) - 1, start_.data(), index_.data(), output_.data(), values_.data()};
+}
+
+template class BundledMap<float>;
+template class BundledMap<double>;
+
+}  // namespace verifier
