@@ -26,7 +26,7 @@ STAGE_SHARE = 0.45
 #: Share of the time for the attacks that come first.
 ATTACK_SHARE = 0.3
 #: Most rounds of descents at a time, and the share of the distance that one must leave at most for another.
-DESCENTS, GAIN = 6, 0.9
+DESCENTS, GAIN = 6, 0.7
 #: Share of the remaining time, and seconds, for a query of the goal after the quickest attacks alone: a proof that
 #: takes longer is worth better attacks first, since one much closer to the true radius costs far more. The next query,
 #: of PATIENCE times as long, begins with the search's own; what that leaves open gets all of them.

@@ -22,8 +22,8 @@ from verifier.attack.threat import LpThreat
 from verifier.certify.threat import Nearness
 from verifier.certify.victim import Classifier, GraphScores, Rows
 
-#: Points tried on the line from the input to a proposal, in each of two rounds.
-LINE_POINTS = 64
+#: Points tried on the line from the input to a proposal, in each of so many rounds.
+LINE_POINTS, LINE_ROUNDS = 16, 3
 #: Proposals walked at a time, the nearest first.
 WALKS = 4
 #: Random points tried inside a radius.
@@ -86,7 +86,7 @@ class Closest:
         if self.nearness.norm == 0:
             self._drop_features(point, source)
             return
-        for _ in range(2):
+        for _ in range(LINE_ROUNDS):
             t = np.linspace(low, high, LINE_POINTS + 1)[1:]
             wrong = self._wrong(self._snap(self.center + t[:, None] * (point - self.center)))
             if not wrong.any():
