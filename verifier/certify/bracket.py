@@ -86,9 +86,7 @@ class Bracket:
             return StopReason.WHOLE_RANGE
         if self._decidable:
             self._attack_briefly()
-            for patience in (1.0, PATIENCE):
-                while not self._done() and self._try(patience):
-                    pass
+            self._trials(min(TRIAL_SHARE * run.remaining(), TRIAL_S))
         if not self._done():
             brief = run.limited(ATTACK_SHARE * run.remaining())
             self.attack_seconds += attack(self.closest, self.limits.attack_effort, self.limits.seed, brief.stopped)
@@ -198,10 +196,19 @@ class Bracket:
         assert self.classifier.native is not None, "only balls that the native engine decides"
         return self.classifier.native
 
-    def _try(self, patience: float) -> bool:
-        """Decide the goal within so many times a trial's seconds; False where it was left open."""
-        seconds = patience * min(TRIAL_SHARE * self.run.remaining(), TRIAL_S)
-        return self._one_query(self.goal, seconds, prove_only=patience == 1)
+    def _trials(self, seconds: float) -> None:
+        """Decide the goal within some seconds; where it is left open, look between it and the counterexample.
+
+        A ball there may hold a nearer one where the goal's holds none, and bounds lead to it soon.
+        """
+        while not self._done():
+            if self._one_query(self.goal, seconds, prove_only=True):
+                continue
+            between = 0.0 if self.limits.radii else math.sqrt(self.goal * self.closest.distance)
+            if not self._one_query(between, seconds / PATIENCE):
+                break
+        while not self._done() and self._one_query(self.goal, PATIENCE * seconds):
+            pass
 
     def _one_query(self, radius: float, seconds: float, *, prove_only: bool = False) -> bool:
         """Decide a ball within some seconds; False where it was left open."""
