@@ -29,7 +29,7 @@ ATTACK_SHARE = 0.3
 DESCENTS, GAIN = 6, 0.7
 #: Share of the remaining time, and seconds, for a query of the goal after the quickest attacks alone: a proof that
 #: takes longer is worth better attacks first, since one much closer to the true radius costs far more. The next query,
-#: of PATIENCE times as long, begins with the search's own; what that leaves open gets all of them.
+#: of PATIENCE times as long, begins with the search's own.
 TRIAL_SHARE, TRIAL_S = 0.05, 0.4
 #: Later queries get this many times the seconds of the one before, up to a stage's share and this many: a search with
 #: little time turns to tighter bounds sooner, which often decides in a fraction of what more splits would take.
@@ -87,7 +87,9 @@ class Bracket:
         if self._decidable:
             self._attack_briefly()
             self._trials(min(TRIAL_SHARE * run.remaining(), TRIAL_S))
-        if not self._done():
+        # After descents these attacks found nothing nearer, on 30 inputs of two networks.
+        descended = self._decidable and self.closest.best is not None
+        if not self._done() and (not descended or self.limits.attack_effort > 1):
             brief = run.limited(ATTACK_SHARE * run.remaining())
             self.attack_seconds += attack(self.closest, self.limits.attack_effort, self.limits.seed, brief.stopped)
         with torch.no_grad():
