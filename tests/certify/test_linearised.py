@@ -15,7 +15,7 @@ def descended(graph, x, near):
     classifier = Classifier(graph)
     _, _, rows, _ = classifier.ask(x, None, None)
     near = near.sized(len(x))
-    return linearised(classifier.native, near, x, np.repeat(x[None], len(rows.coeffs), 0), rows.coeffs), near
+    return linearised(classifier.native, near, x, rows.coeffs), near
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -8,6 +8,7 @@ from nets import dense_net, exact_minimum
 
 from verifier.errors import ShapeError, SpecError, UnsupportedOperator
 from verifier.graph.evaluate import evaluate
+from verifier.graph.ir import GraphBuilder
 from verifier.outcome import Soundness
 from verifier.spec.problem import Case, Clause, InputSet, Problem, lp_ball
 from verifier.tighten.methods import METHODS, BoundSession, MethodSettings, bounds
@@ -75,16 +76,51 @@ def test_sdp_crown_beats_crown_on_l2_balls(seed):
     assert np.all(coupled <= sampled(graph, ball))
 
 
-@pytest.mark.parametrize("activation", ["Tanh", "Sigmoid", "LeakyRelu"])
+#: What knows every elementwise function.
+GENERAL = ("ibp", "cnn-cert", "deeppoly", "crown", "alpha-crown", "wong-kolter", "lagrangian", "lp")
+
+
+@pytest.mark.parametrize("activation", ["Tanh", "Sigmoid"])
 def test_curved_activations(activation):
-    attrs = {"alpha": 0.2} if activation == "LeakyRelu" else {}
-    graph, box = dense_net([3, 5, 4, 2], 4, activation, **attrs), lp_ball(np.zeros(3), 0.7)
+    graph, box = dense_net([3, 5, 4, 2], 4, activation), lp_ball(np.zeros(3), 0.7)
     session = BoundSession(graph, problem_of(box), MethodSettings(steps=20, iterations=10))
-    for name in ("ibp", "cnn-cert", "deeppoly", "crown", "alpha-crown", "wong-kolter", "lagrangian", "lp"):
+    for name in GENERAL:
         assert np.all(session.bound(name).lower <= sampled(graph, box)), name
     for name in ("fast-lin", "sdp", "sdp-dual"):
         with pytest.raises(UnsupportedOperator):
             session.bound(name)
+
+
+@pytest.mark.parametrize("alpha", [0.2, -0.5, 1.5, None])
+def test_leaky_activations(alpha):
+    """Slopes left of zero, above 1 too, where the function is concave; None for abs."""
+    activation, attrs = ("Abs", {}) if alpha is None else ("LeakyRelu", {"alpha": alpha})
+    graph, box = dense_net([3, 5, 4, 2], 4, activation, **attrs), lp_ball(np.zeros(3), 0.7)
+    session = BoundSession(graph, problem_of(box), MethodSettings(steps=20, iterations=10))
+    found = {name: session.bound(name).lower for name in (*GENERAL, "fast-lin")}
+    for name, lower in found.items():
+        assert np.all(lower <= sampled(graph, box)), name
+    assert np.array_equal(found["fast-lin"], found["cnn-cert"])
+    assert np.all(found["ibp"] <= found["fast-lin"])
+    assert np.allclose(found["fast-lin"], found["wong-kolter"], rtol=0, atol=1e-5)
+    for name in ("sdp", "sdp-dual"):
+        with pytest.raises(UnsupportedOperator):
+            session.bound(name)
+
+
+def test_fast_lin_s_lines_for_a_leaky_relu_in_closed_form():
+    """One neuron z in [-1, 3], slope 0.2 on the left: s = (3 + 0.2) / 4, so s z <= f(z) <= s (z + 1) - 0.2."""
+    builder = GraphBuilder()
+    x = builder.add("Input", (), (1, 1), "x")
+    z = builder.add("Dense", (x,), (1, 1), "z", weight=np.eye(1), bias=np.zeros(1))
+    h = builder.add("LeakyRelu", (z,), (1, 1), "h", alpha=0.2)
+    y = builder.add("Dense", (h,), (1, 2), "y", weight=np.array([[1.0, -1.0]]), bias=np.zeros(2))
+    graph, box = builder.finish((x,), (y,), dtype="float64"), InputSet(np.array([-1.0]), np.array([3.0]))
+    planes = BoundSession(graph, problem_of(box), FAST).state(0).parallel().planes["h"]
+    slope = 3.2 / 4
+    assert [float(s) for s in (*planes.lower_slopes, *planes.upper_slopes)] == pytest.approx([slope, slope])
+    assert float(planes.lower_offset) == pytest.approx(0.0, abs=1e-9)
+    assert float(planes.upper_offset) == pytest.approx(slope - 0.2)
 
 
 def test_deployed_soundness_costs_a_little_and_real_is_tighter():

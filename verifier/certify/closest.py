@@ -22,12 +22,10 @@ from verifier.attack.threat import LpThreat
 from verifier.certify.threat import Nearness
 from verifier.certify.victim import Classifier, GraphScores, Rows
 
-#: Points tried on the line from the input to a proposal, in each of two rounds.
-LINE_POINTS = 64
+#: Points tried on the line from the input to a proposal, in each of so many rounds.
+LINE_POINTS, LINE_ROUNDS = 16, 3
 #: Proposals walked at a time, the nearest first.
 WALKS = 4
-#: Two minimum-norm attacks agree where the second improves on the first by no more than this share.
-AGREEMENT = 0.01
 #: Random points tried inside a radius.
 SCATTERED = 512
 #: Overshoots tried when rounding to the program's numbers lost a counterexample.
@@ -88,7 +86,7 @@ class Closest:
         if self.nearness.norm == 0:
             self._drop_features(point, source)
             return
-        for _ in range(2):
+        for _ in range(LINE_ROUNDS):
             t = np.linspace(low, high, LINE_POINTS + 1)[1:]
             wrong = self._wrong(self._snap(self.center + t[:, None] * (point - self.center)))
             if not wrong.any():
@@ -136,30 +134,25 @@ class Closest:
         return self.nearness.restrict(self.center, self.classifier.deployed(restricted))
 
 
-def attack(closest: Closest, effort: int, seed: int, stopped: Callable[[], bool], *, brief: bool = False) -> float:
+def attack(closest: Closest, effort: int, seed: int, stopped: Callable[[], bool]) -> float:
     """Run minimum-norm attacks, then fixed-budget ones just inside the best found, while they help.
 
     Args:
         effort: 0 the quickest attack alone; 1 all rivals and restarts; 2 twice the steps.
-        brief: at efforts below 2, half of the steps, and no fixed-budget attacks where two others agree: for balls
-            whose proof is quick and finds what is missed.
     Returns:
         Seconds spent.
     """
     began = time.monotonic()
     victim = Victim(closest)
     threat = _threat(closest.nearness)
-    brief = brief and effort < 2
-    steps = 30 if brief else 60 if effort < 2 else 150
+    steps = 60 if effort < 2 else 150
     _run(closest, victim, FMN(steps=steps), threat, seed)
     if effort == 0:
         return time.monotonic() - began
-    p, first = closest.nearness.norm, closest.distance
+    p = closest.nearness.norm
     if p != 0 and not stopped():
-        targets = 0 if brief or len(closest.rows.rivals) < 2 else 3
-        _run(closest, victim, FAB(steps=steps // 2 if brief else steps, targets=targets, refine=2), threat, seed)
-    if brief and closest.distance >= (1 - AGREEMENT) * first:
-        return time.monotonic() - began
+        targets = 3 if len(closest.rows.rivals) > 1 else 0
+        _run(closest, victim, FAB(steps=steps, targets=targets, refine=2), threat, seed)
     for round_index in range(4):
         if stopped() or p == 0 or not np.isfinite(closest.distance):
             break

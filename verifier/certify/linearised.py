@@ -14,8 +14,8 @@ import numpy as np
 from verifier.bounds.native_engine import NativeEngine
 from verifier.certify.threat import Nearness
 
-#: Share of the way to the linear model's boundary, step by step: whole steps first, then damped ones.
-STEPS = (1.0, 1.0, 1.0, 1.0, 0.7, 0.7, 0.7, 0.7, 0.5, 0.5)
+#: Share of the way to the linear model's boundary, step by step; `descents` do the rest.
+STEPS = (1.0, 1.0, 0.5)
 #: How far beyond the boundary a step aims, so that it is crossed.
 OVERSHOOT = 1.01
 #: Most Newton steps on the length; they meet a concave function from below.
@@ -24,21 +24,20 @@ NEWTON_STEPS = 6
 LARGEST, SMALLEST = 1e30, 1e-30
 
 
-def linearised(
-    engine: NativeEngine, nearness: Nearness, center: np.ndarray, starts: np.ndarray, aims: np.ndarray
-) -> np.ndarray:
-    """The nearest point with a negative margin that descents meet, [1, N_in]; [0, N_in] where none does.
+def linearised(engine: NativeEngine, nearness: Nearness, center: np.ndarray, aims: np.ndarray) -> np.ndarray:
+    """The nearest point with a negative margin that a descent for each meets, [1, N_in]; [0, N_in] where none does.
 
     Args:
         nearness: in l-infinity or l2, arrays of the network's size. center: [N_in].
-        starts: [P, N_in]; aims: [P, N_out], the row whose margin each start shall make negative.
+        aims: [P, N_out], the rows whose margins shall become negative.
     """
     unit = np.ones_like(center) if nearness.scale is None else nearness.scale
     unit = unit if nearness.mask is None else np.where(nearness.mask, unit, 0.0)
     below, above = np.full_like(center, np.inf), np.full_like(center, np.inf)
     if nearness.valid is not None:
         below, above = center - nearness.valid[0], nearness.valid[1] - center
-    points, best, nearest = starts, starts[:0], np.inf
+    points, nearest = center[None].repeat(len(aims), 0), np.inf
+    best = points[:0]
     for share in (*STEPS, 0.0):
         margins = (engine.evaluate(points) * aims).sum(1)
         far = np.where(margins <= 0, nearness.distance(center, points), np.inf)

@@ -3,8 +3,8 @@
 Requires: a classifier that some bound engine covers; any lp norm, scales, masks, valid ranges.
 Returns: an interval that holds the smallest distance at which the class changes.
 Method: minimum-norm attacks give the upper end R; the ball just inside R is the one to prove. Where the
-compiled engine covers the network and the ball is a box, one query decides it, first after the quickest
-attack alone; its counterexample lowers R. Elsewhere, one enclosure of the ball yields linear forms whose
+compiled engine covers the network and the ball, one query decides it, first after the quickest attacks
+alone; its counterexample lowers R. Elsewhere, one enclosure of the ball yields linear forms whose
 own radius is a closed expression (the lower end's first value, improved along a few smaller balls); then
 slopes are optimised and neurons split on that ball until it is proved. Where time is short the ball
 shrinks and the open subdomains alone are bounded again.

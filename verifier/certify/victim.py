@@ -21,6 +21,9 @@ from verifier.spec.exact import clause_margin
 from verifier.spec.problem import Clause, misclassified
 from verifier.spec.replay import Replay
 
+#: Share of a row's terms above which its value in float64 is positive for certain.
+CLEARLY = 2.0**-40
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -35,7 +38,11 @@ class Rows:
 
     def clauses(self) -> tuple[Clause, ...]:
         """One unsafe clause a row: margin <= 0, so ties count as mistakes."""
-        return tuple(Clause(row[None], np.zeros(1), np.zeros(1, dtype=bool)) for row in self.coeffs)
+        return tuple(self.clause(row) for row in range(len(self.coeffs)))
+
+    def clause(self, row: int) -> Clause:
+        """The clause of one row."""
+        return Clause(self.coeffs[row][None], np.zeros(1), np.zeros(1, dtype=bool))
 
 
 class Classifier:
@@ -122,9 +129,12 @@ class Classifier:
 
     def unsafe(self, rows: Rows, outputs: np.ndarray) -> int | None:
         """The rival that the outputs [N_out] reach, compared exactly; None where all margins hold."""
-        for clause, rival in zip(rows.clauses(), rows.rivals, strict=True):
-            if clause_margin(clause, outputs)[0]:
-                return int(rival)
+        with np.errstate(invalid="ignore"):
+            value, size = rows.coeffs @ outputs, np.abs(rows.coeffs) @ np.abs(outputs)
+            open_rows = np.flatnonzero(~(value > CLEARLY * size)).tolist()
+        for row in open_rows:
+            if clause_margin(rows.clause(row), outputs)[0]:
+                return int(rows.rivals[row])
         return None
 
     def ask(self, x: np.ndarray, label: int | None, target: int | None) -> tuple[int, int, Rows, bool]:

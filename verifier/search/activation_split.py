@@ -19,7 +19,7 @@ from verifier.search.team import MOST_TREES, SharedFalsifier, Team
 from verifier.spec.groups import Group
 
 #: Seconds of plain splitting before subdomains are looked at more closely, and their share of the remaining time.
-PLAIN_S, PLAIN_SHARE = 1.0, 0.05
+PLAIN_S, PLAIN_SHARE = 1.0, 0.3
 #: The search pauses to tighten what all subdomains share: seconds of the first pause, the factor from one to the next,
 #: which goes on where it stopped, and the share of the remaining time that one may take. The time limit says nothing
 #: about what an instance needs, so pauses start short.

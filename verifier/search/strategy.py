@@ -51,11 +51,13 @@ def decide(
     confirm: Confirm,
     *,
     attack_only: bool = False,
+    prove_only: bool = False,
     engine: BoxEngine | None = None,
 ) -> Conclusion:
     """Answer a query within the run's deadline.
 
     Args:
+        attack_only: do not prove. prove_only: no attack comes first; points where bounds are smallest are still tried.
         engine: one made before for the query's graph, whose soundness and threads then count; None: made here.
     """
     problem = query.problem
@@ -71,7 +73,7 @@ def decide(
     engine = engine or make_engine(query, groups, settings, soundness, run)
     rng = np.random.default_rng(settings.seed)
     falsifiers = [Falsifier(engine, group, confirm, rng) for group in groups]
-    for k, falsifier in enumerate(falsifiers):
+    for k, falsifier in enumerate([] if prove_only else falsifiers):
         with run.stage("falsify"):
             found = _attack(falsifier, run, len(groups) - k, attack_only)
         if found is not None:

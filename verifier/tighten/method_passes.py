@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from verifier.errors import UnsupportedOperator
+from verifier.ops.elementwise import ELEMENTWISE
 from verifier.tighten.method_result import MethodSettings
 from verifier.tighten.propagated import Bounded, Propagated
 
@@ -44,15 +45,22 @@ def backward_pass(stage: str) -> Callable[[Task], Answer]:
 
 
 def fast_lin(task: Task) -> Answer:
-    """Parallel lines, for relu alone.
+    """Parallel lines, for relu and its like: two rays that meet at zero.
+
+    For l < 0 < u let s = (f(u) - f(l)) / (u - l). As f is convex (or concave), f(z) - s z is largest (smallest)
+    at l and u, alike, and smallest (largest) at the kink, where it is 0: the lines are s z and s (z - l) + f(l).
+    For relu s = u / (u - l), as published; nothing in the derivation asks for slope 0 on the left.
 
     Raises:
         UnsupportedOperator: another nonlinearity.
+    Source: Weng et al. 2018, arXiv:1804.09699.
     """
     graph = task.state.graph
     for name in task.state.engine.network.relaxed:
-        if graph[name].op != "Relu":
-            raise UnsupportedOperator(graph[name].op, name, "Fast-Lin knows relu only; use cnn-cert or crown")
+        rule = ELEMENTWISE.get(graph[name].op)
+        if rule is None or not rule.kink_at_zero:
+            hint = "Fast-Lin knows relu, leaky relu and abs only; use cnn-cert or crown"
+            raise UnsupportedOperator(graph[name].op, name, hint)
     return backward_pass("parallel")(task)
 
 

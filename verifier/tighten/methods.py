@@ -168,8 +168,8 @@ def every_output(inputs: InputSet, outputs: int) -> Problem:
 
 METHODS: dict[str, Method] = {
     "ibp": Method("interval propagation", interval_pass),
-    "fast-lin": Method("parallel lines of relu, one backward pass", fast_lin),
-    "cnn-cert": Method("fast-lin's lines on kinked activations, curved ones too", backward_pass("parallel")),
+    "fast-lin": Method("parallel lines of relu and leaky relu, one backward pass", fast_lin),
+    "cnn-cert": Method("fast-lin's lines on every kinked activation, curved ones too", backward_pass("parallel")),
     "deeppoly": Method("least-area relu lines, S-shaped ones with the smaller end slope", backward_pass("deeppoly")),
     "crown": Method("adaptive lines, one backward pass", backward_pass("crown")),
     "alpha-crown": Method("crown with optimised slopes, in intermediate layers too", alpha),
