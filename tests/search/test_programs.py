@@ -60,8 +60,11 @@ def test_clauses_that_are_refuted_leave_the_others_open(monkeypatch: pytest.Monk
     result, left = decide_by_programs(NativeEngine(graph), group, 0, np.arange(2), Nobody(), Run())  # type: ignore[arg-type]
     assert result is None and left.tolist() == [1]
     monkeypatch.setattr(programs, "TRIAL_S", (0.0, 0.0))
-    result, left = decide_by_programs(NativeEngine(graph), group, 0, np.arange(2), Nobody(), Run.within(1e-3, None))  # type: ignore[arg-type]
-    assert result is None and left.tolist() == [0, 1]
+    for least, seconds in ((0.0, 1e-3), (5.0, 4.0)):
+        monkeypatch.setattr(programs, "LEAST_S", least)
+        run = Run.within(seconds, None)
+        result, left = decide_by_programs(NativeEngine(graph), group, 0, np.arange(2), Nobody(), run)  # type: ignore[arg-type]
+        assert result is None and left.tolist() == [0, 1]
 
 
 def test_only_small_networks_of_dense_layers_and_relus_fit() -> None:

@@ -26,6 +26,8 @@ PLAIN = ("Input", "Constant", "Dense", "Scale", "Add", "Sub", "Reshape", "Select
 #: A tree that would not end in the time left, going by the share of it that is closed, is given up after this share of
 #: the time, within these seconds. Most of a tree is closed late, when splits and cuts have been learned.
 TRIAL_SHARE, TRIAL_S = 0.3, (3.0, 60.0)
+#: Seconds that must be left: setting up takes one or two.
+LEAST_S = 5.0
 
 
 def fits(graph: Graph) -> bool:
@@ -47,7 +49,7 @@ def decide_by_programs(
         (result, clauses): a counterexample, or a proof when no clause is left; else None. A clause whose tree would not
         end in time is left open.
     """
-    if group.inputs is not None or not fits(engine.graph):
+    if group.inputs is not None or run.remaining() < LEAST_S or not fits(engine.graph):
         return None, clauses
     # Torch, which this imports, is not needed otherwise.
     from verifier.tighten.feed import Known, last_mile
