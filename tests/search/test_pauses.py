@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -46,9 +47,9 @@ class _Run:
     def __exit__(self, *_: object) -> None: ...
 
 
-@pytest.mark.parametrize(("left", "move"), [(1000.0, 0.0), (1000.0, 0.1), (1000.0, 0.5), (5.0, 0.1)])
+@pytest.mark.parametrize(("left", "move"), [(1000.0, 0.0), (1000.0, 0.1), (1000.0, 0.5), (1000.0, 0.6), (5.0, 0.1)])
 def test_pauses_grow_and_end(monkeypatch: pytest.MonkeyPatch, left: float, move: float) -> None:
-    domains, run = _Domains(), _Run(left)
+    domains, run, searched = _Domains(), _Run(left), list[float]()
 
     class Tree:
         """A tree whose worst margin moves by a share with each pause; nothing is ever decided before the end."""
@@ -61,6 +62,7 @@ def test_pauses_grow_and_end(monkeypatch: pytest.MonkeyPatch, left: float, move:
         def open(self, _clauses: np.ndarray) -> None: ...
 
         def search(self, until: float = np.inf) -> SplitResult | None:
+            searched.append(until - time.monotonic())
             if len(domains.asked) > 20:
                 return SplitResult(None, 0)
             return None if until < np.inf else SplitResult(None, 1)
@@ -81,3 +83,7 @@ def test_pauses_grow_and_end(monkeypatch: pytest.MonkeyPatch, left: float, move:
         assert len(asked) == activation_split.REFINEMENTS
     else:
         assert len(asked) > 20
+    for k, share in enumerate(searched[1 : min(len(asked), activation_split.REFINEMENTS) + 1]):  # the first splits plainly
+        racing = move == 0.6 and 0 < k < activation_split.REFINEMENTS
+        expected = activation_split.RACING_SHARE if racing else activation_split.TRIAL_SHARE
+        assert share == pytest.approx(expected * asked[k], rel=0.05), k

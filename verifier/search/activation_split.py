@@ -24,8 +24,8 @@ PLAIN_S, PLAIN_SHARE = 1.0, 0.3
 #: which goes on where it stopped, and the share of the remaining time that one may take. The time limit says nothing
 #: about what an instance needs, so pauses start short.
 FIRST_REFINE_S, GROWTH, REFINE_SHARE = 2.0, 2.5, 0.3
-#: Search before a pause, as a share of it.
-TRIAL_SHARE = 0.4
+#: Search before a pause, as a share of it; little after an early pause that moved the worst margin by RACING_MOVE.
+TRIAL_SHARE, RACING_MOVE, RACING_SHARE = 0.4, 0.5, 0.1
 #: A pause of so many seconds that moves the worst margin by a smaller share is the last; after REFINEMENTS of them, one
 #: that does not move it by GOOD_MOVE.
 TELLING_S, LEAST_MOVE, REFINEMENTS, GOOD_MOVE = 10.0, 0.02, 6, 0.2
@@ -74,12 +74,12 @@ def _search_with_pauses(
     domains: DomainEngine, tree: Tree, falsifier: Falsifier, index: int, run: Run
 ) -> tuple[SplitResult | None, Tree]:
     """Search, and pause to tighten what all subdomains share while that pays; what was decided, and the last tree."""
-    result, margin = None, tree.worst
+    result, margin, racing = None, tree.worst, False
     for pause in count():
         seconds = min(FIRST_REFINE_S * GROWTH ** min(pause, REFINEMENTS), REFINE_SHARE * run.remaining())
         if pause >= REFINEMENTS and seconds < TELLING_S:
             break
-        result = tree.search(time.monotonic() + TRIAL_SHARE * seconds)
+        result = tree.search(time.monotonic() + (RACING_SHARE if racing else TRIAL_SHARE) * seconds)
         if result is not None or run.stopped():
             break
         with run.stage("refine neurons"):
@@ -92,6 +92,7 @@ def _search_with_pauses(
         if result is not None:
             break
         margin = tree.worst
+        racing = pause + 1 < REFINEMENTS and margin > (1 - RACING_MOVE) * before
         least = LEAST_MOVE if pause + 1 < REFINEMENTS else GOOD_MOVE
         if seconds >= TELLING_S and margin < (1 - least) * before:
             run.say("refine", "tighter bounds of neurons no longer move the worst margin")
