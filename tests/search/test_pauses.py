@@ -83,7 +83,8 @@ def test_pauses_grow_and_end(monkeypatch: pytest.MonkeyPatch, left: float, move:
         assert len(asked) == activation_split.REFINEMENTS
     else:
         assert len(asked) > 20
-    for k, share in enumerate(searched[1 : min(len(asked), activation_split.REFINEMENTS) + 1]):  # the first splits plainly
+    first = min(len(asked), activation_split.REFINEMENTS)
+    for k, share in enumerate(searched[1 : first + 1]):  # what comes before them splits plainly
         racing = move == 0.6 and 0 < k < activation_split.REFINEMENTS
         expected = activation_split.RACING_SHARE if racing else activation_split.TRIAL_SHARE
         assert share == pytest.approx(expected * asked[k], rel=0.05), k
