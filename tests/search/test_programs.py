@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 from test_team import hard_network, lowest_value
 
+from verifier.bounds.native_engine import NativeEngine
+from verifier.bounds.roots import root_domains
 from verifier.graph.ir import GraphBuilder
 from verifier.outcome import Verdict
 from verifier.run import Run
 from verifier.search import activation_split, programs
+from verifier.search.input_split import SplitResult
 from verifier.search.programs import decide_by_programs, fits
 from verifier.search.strategy import decide
 from verifier.settings import Settings
@@ -51,20 +54,22 @@ def test_clauses_that_are_refuted_leave_the_others_open(monkeypatch: pytest.Monk
     graph = hard_network(4)
     least = lowest_value(graph, LOWER, UPPER)
     (group,) = group_cases(problem(least - 1e-2, least + 1.0))
-    from verifier.bounds.native_engine import NativeEngine
+    engine = NativeEngine(graph)
+    domains, _ = root_domains(engine, group, 0, Run())
 
     class Nobody:
         def try_points(self, box: np.ndarray, points: np.ndarray) -> None:
             assert group.lower[0].shape == points[0].shape
 
-    result, left = decide_by_programs(NativeEngine(graph), group, 0, np.arange(2), Nobody(), Run())  # type: ignore[arg-type]
-    assert result is None and left.tolist() == [1]
+    def tried(run: Run) -> tuple[SplitResult | None, list[int]]:
+        result, left = decide_by_programs(engine, domains, group, 0, np.arange(2), Nobody(), run)  # type: ignore[arg-type]
+        return result, left.tolist()
+
+    assert tried(Run()) == (None, [1])
     monkeypatch.setattr(programs, "TRIAL_S", (0.0, 0.0))
-    for least, seconds in ((0.0, 1e-3), (5.0, 4.0)):
-        monkeypatch.setattr(programs, "LEAST_S", least)
-        run = Run.within(seconds, None)
-        result, left = decide_by_programs(NativeEngine(graph), group, 0, np.arange(2), Nobody(), run)  # type: ignore[arg-type]
-        assert result is None and left.tolist() == [0, 1]
+    for least_s, seconds in ((0.0, 1e-3), (5.0, 4.0)):
+        monkeypatch.setattr(programs, "LEAST_S", least_s)
+        assert tried(Run.within(seconds, None)) == (None, [0, 1])
 
 
 def test_only_small_networks_of_dense_layers_and_relus_fit() -> None:

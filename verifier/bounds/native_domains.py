@@ -22,7 +22,9 @@ from verifier.bounds.engine import DomainBounds
 from verifier.bounds.native_engine import NativeEngine
 from verifier.bounds.native_refine import Refinement
 from verifier.bounds.sum_limits import limit_sums
+from verifier.graph.ir import Graph
 from verifier.kernels.native import native
+from verifier.kernels.stages import ACTIVATIONS, Stager
 from verifier.run import Run
 from verifier.spec.groups import Group
 from verifier.spec.problem import InputSet
@@ -135,6 +137,23 @@ class NativeDomains:
     def stage_bounds(self, stage: int) -> tuple[np.ndarray, np.ndarray]:
         """The root's bounds of z of a stage [N], counted from 1."""
         return self.core.stage_bounds(stage)
+
+    def node_bounds(self, graph: Graph) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], dict[str, np.ndarray]]:
+        """What the root knows of the nodes of the engine's graph, by name, flat.
+
+        Returns:
+            bounds of what activations read, (lower, upper); the largest |value| of every node that a linear one reads.
+        """
+        stager = Stager(graph, rounded=False)
+        stager.run()
+        bounds = {
+            node.inputs[0]: self.core.stage_bounds(stager.stage_of[node.name])
+            for node in graph.nodes.values()
+            if node.op in ACTIVATIONS
+        }
+        ends = {name: self.core.post_bounds(stage) for name, stage in stager.stage_of.items()}
+        # A node that only its activation reads shares its stage.
+        return bounds, {n: np.maximum(*map(np.abs, bounds.get(n, e))) for n, e in ends.items()}
 
     def tighten(self, stage: int, neurons: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> None:
         """Intersect the root's bounds of neurons of a stage; they take effect at the next `optimise_root`."""

@@ -50,7 +50,7 @@ def split_activations(
     if result is not None:
         return result
     with run.stage("linear programs"):
-        result, clauses = decide_by_programs(engine, group, index, tree.clauses, falsifier, run)
+        result, clauses = decide_by_programs(engine, domains, group, index, tree.clauses, falsifier, run)
     if result is not None:
         return result
     looking = Tree(domains, falsifier, index, run)

@@ -7,18 +7,23 @@ needs far fewer subdomains than one of backward passes, at thousands of times th
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from verifier.attack.falsify import Falsifier
 from verifier.bounds.clauses import PaddedClauses
-from verifier.bounds.engine import BoxEngine
+from verifier.bounds.engine import BoxEngine, DomainEngine
 from verifier.errors import VerifierError
 from verifier.graph.ir import Graph
+from verifier.outcome import Soundness
 from verifier.run import Run
 from verifier.search.input_split import SplitResult
 from verifier.spec.groups import Group
 from verifier.spec.problem import Clause, InputSet
+
+if TYPE_CHECKING:
+    from verifier.tighten.feed import Known
 
 #: Neurons and weights up to which programs are tried.
 MOST_NEURONS, MOST_WEIGHTS = 600, 300_000
@@ -41,28 +46,31 @@ def fits(graph: Graph) -> bool:
 
 
 def decide_by_programs(
-    engine: BoxEngine, group: Group, index: int, clauses: np.ndarray, falsifier: Falsifier, run: Run
+    engine: BoxEngine,
+    domains: DomainEngine,
+    group: Group,
+    index: int,
+    clauses: np.ndarray,
+    falsifier: Falsifier,
+    run: Run,
 ) -> tuple[SplitResult | None, np.ndarray]:
     """What programs decide of some clauses of box `index`, and the clauses they leave open.
 
+    Args:
+        domains: the engine's bounds of that box.
     Returns:
         (result, clauses): a counterexample, or a proof when no clause is left; else None. A clause whose tree would not
         end in time is left open.
     """
     if group.inputs is not None or run.remaining() < LEAST_S or not fits(engine.graph):
         return None, clauses
-    # Torch, which this imports, is not needed otherwise.
-    from verifier.tighten.feed import Known, last_mile
-    from verifier.tighten.propagated import Propagated
+    from verifier.tighten.feed import last_mile
 
     inputs = InputSet(group.lower[index], group.upper[index])
     trial = float(np.clip(TRIAL_SHARE * run.remaining(), *TRIAL_S))
     padded, left, solved, lowest = PaddedClauses.of(group, index), list(map(int, clauses)), 0, np.inf
     try:
-        state = Propagated(
-            engine.graph, inputs, soundness=engine.soundness, time_limit_s=trial, cancelled=run.stopped
-        )
-        known = Known(state.intermediate(state.crown()), state.rounding_error(state.crown()))
+        graph, known = _known(engine, domains, inputs, run, trial)
         for clause in clauses:
             rows, limits, strict = padded.rows[clause], padded.limits[clause], padded.strict[clause]
             _, first = np.unique(np.column_stack([rows, limits, strict]), axis=0, return_index=True)
@@ -73,7 +81,7 @@ def decide_by_programs(
                 spent = time.monotonic() - begin
                 return run.stopped() or (spent > trial and spent > share * time_s)
 
-            proof = last_mile(state.graph, inputs, asked, known, run.deadline, hopeless)
+            proof = last_mile(graph, inputs, asked, known, run.deadline, hopeless)
             solved += proof.subproblems
             run.visited += proof.subproblems
             if proof.refuted:
@@ -93,3 +101,25 @@ def decide_by_programs(
         return None, np.array(left, dtype=clauses.dtype)
     run.open, run.bound_after = 0, lowest
     return SplitResult(None, 0), clauses[:0]
+
+
+def _known(
+    engine: BoxEngine, domains: DomainEngine, inputs: InputSet, run: Run, seconds: float
+) -> tuple[Graph, Known]:
+    """What is known of the neurons of a box, and the graph it refers to; without torch where the engine is native."""
+    from verifier.tighten.feed import Known
+
+    real = engine.soundness is Soundness.REAL_ARITHMETIC
+    if engine.name == "native":
+        from verifier.bounds.native_domains import NativeDomains
+        from verifier.tighten.deployed import rounding_errors
+
+        assert isinstance(domains, NativeDomains)
+        bounds, sizes = domains.node_bounds(engine.graph)
+        return engine.graph, Known(bounds, rounding_errors(engine.graph, sizes, real=real))
+    from verifier.tighten.propagated import Propagated
+
+    state = Propagated(
+        engine.graph, inputs, soundness=engine.soundness, time_limit_s=seconds, cancelled=run.stopped
+    )
+    return state.graph, Known(state.intermediate(state.crown()), state.rounding_error(state.crown()))
