@@ -63,7 +63,7 @@ def prove_above(
     Source: Tjeng et al. 2019, arXiv:1711.07356; Bunel et al. 2020, JMLR 21(42); splits chosen by what earlier ones
         gained: Achterberg, Koch & Martin 2005, Operations Research Letters 33(1).
     """
-    return _HotTree(model, cost, target, strict).run(deadline, stop)
+    return HotTree(model, cost).prove_above(target, deadline, strict=strict, stop=stop)
 
 
 @dataclass
@@ -75,13 +75,28 @@ class _Open:
     split: tuple[int, int] | None = None
 
 
-class _HotTree:
-    def __init__(self, model: LinearModel, cost: np.ndarray, target: float, strict: bool):
-        self.lp, self.target, self.strict = HotModel(model, cost), target, strict
+class HotTree:
+    """Trees for several targets of one cost: cuts, and what splits gained, are kept from one to the next.
+
+    Attributes:
+        solved: LPs so far.
+    """
+
+    def __init__(self, model: LinearModel, cost: np.ndarray):
+        self.lp, self.target, self.strict = HotModel(model, cost), -np.inf, True
         self.inputs, self.solved = model.inputs, 0
         self.gained, self.tries = (np.zeros((2, len(self.lp.pre))) for _ in range(2))  # of splits, by side and neuron
 
-    def run(self, deadline: float, stop: Callable[[float], bool]) -> TreeResult:
+    def prove_above(
+        self,
+        target: float,
+        deadline: float,
+        *,
+        strict: bool = True,
+        stop: Callable[[float], bool] = lambda share: False,
+    ) -> TreeResult:
+        """See the function of that name."""
+        self.target, self.strict = target, strict
         stack, lower, share, point = [_Open()], np.inf, 0.0, None
         while stack:
             if stop(share) or time.monotonic() >= deadline:

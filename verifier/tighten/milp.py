@@ -1,10 +1,10 @@
 """Exact bounds by branch and bound over activations, every leaf proved by its own multipliers.
 
 Why not a MIP solver's answer: its tree prunes with floating-point tolerances and keeps no
-proof. Here every subdomain is a LinearModel with its own interval bounds, its bound comes from
-`safe_bound`, and the result is the smallest bound of the leaves that cover the domain, so it is
-as rigorous as one LP bound. A MIP solver may run first as a guide: its best point is evaluated
-by the network and, as an upper bound of the minimum, tells the tree when to stop.
+proof. Here every subdomain's bound comes from `safe_bound`, and the result is the smallest bound
+of the leaves that cover the domain, so it is as rigorous as one LP bound. A MIP solver may run
+first as a guide: its best point is evaluated by the network and, as an upper bound of the minimum,
+tells the tree when to stop.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from verifier.outcome import Soundness
 from verifier.spec.problem import InputSet
 from verifier.tighten.big_m import MipAnswer, mixed_integer_model, solve_mip
 from verifier.tighten.build import build_model
+from verifier.tighten.hot_tree import HotTree, can_branch
 from verifier.tighten.intervals import Errors, Interval, Maps
 from verifier.tighten.lp import Answer, LpSession, checked_coeffs, soundness_of
 from verifier.tighten.model import LinearModel, Neurons
@@ -94,8 +95,9 @@ def milp_bound(
 
     Arguments, requirements and errors as `lp_bound`.
 
-    Method: best-first branch and bound; a subdomain is split at a kink of the activation whose
-        relaxation costs the bound most (at the solver's point for curved ones).
+    Method: branch and bound; where every activation has one kink, on one LP with cuts (`hot_tree.py`), depth first,
+        else best first on a model for each subdomain, split at a kink of the activation whose relaxation costs the
+        bound most (at the solver's point for curved ones).
     Property: sound at any time; complete to `gap_rel` for continuous piecewise linear networks over
         boxes, half-spaces and l1 balls given time. For l2 balls and l0 budgets the set's own
         relaxation may leave a gap.
@@ -152,7 +154,11 @@ class _Tree:
         """Search until the gap closes, the target is decided or time runs out."""
         self._open(splits, -np.inf)
         if self._heap:
-            self._ask_guide(self._heap[0][2].model)
+            root = self._heap[0][2].model
+            self._ask_guide(root)
+            if can_branch(root) and (self.inputs.ball is None or self.inputs.ball.p == 1):
+                self._climb(root)
+                return self
         while self._heap and not self._finished():
             bound, _, leaf = heapq.heappop(self._heap)
             choice = _choose(leaf, self.row)
@@ -164,11 +170,28 @@ class _Tree:
         self.lower = self._bound()
         return self
 
+    def _climb(self, model: LinearModel) -> None:
+        """Prove what is asked on one LP with cuts, again while its points are lower than any before."""
+        tree = HotTree(model, model.cost(self.row))
+        self.lower, leaves = self._bound(), self.leaves
+        while not self._finished():
+            target, strict = self.settings.target, True
+            if target is None:
+                target, strict = self.upper - self.settings.gap_rel * max(1.0, abs(self.upper)), False
+            deadline = time.monotonic() + (self.stop - time.perf_counter())
+            found = tree.prove_above(target, deadline, strict=strict, stop=lambda _: self.settings.cancelled())
+            self.lower, self.leaves = max(self.lower, found.lower), leaves + tree.solved
+            best = self.upper
+            if found.point is not None:
+                self._try(found.point)
+            if found.closed or not self.upper < best:
+                break
+
     def _bound(self) -> float:
         return min(self.closed, self._heap[0][0] if self._heap else np.inf)
 
     def _finished(self) -> bool:
-        target, lower = self.settings.target, self._bound()
+        target, lower = self.settings.target, max(self.lower, self._bound())
         decided = target is not None and (lower > target or self.upper <= target)
         return decided or self._closes(lower) or time.perf_counter() >= self.stop or self.settings.cancelled()
 
