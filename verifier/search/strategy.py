@@ -14,6 +14,7 @@ from verifier.bounds.engine import BoxEngine
 from verifier.outcome import Soundness, StopReason, Verdict
 from verifier.run import Run
 from verifier.search.input_split import SplitResult, bisect, bound_set, split_inputs
+from verifier.search.programs import fits
 from verifier.settings import Settings
 from verifier.spec.groups import Group, group_cases, trivially_unsafe
 from verifier.spec.query import Query
@@ -24,7 +25,7 @@ FEW_INPUTS = 12
 MIDDLING_INPUTS = 64
 #: Share of the time left that this prediction may take.
 LOOK_AHEAD_SHARE = 0.05
-#: How many times the predicted seconds, and at least how many, splitting inputs is then tried.
+#: Where linear programs fit, splitting inputs is tried for so many times the predicted seconds, and at least so many.
 PATIENCE, LEAST_TRIAL_S = 4.0, 1.0
 #: Share of the time, and seconds, that looking for a counterexample may take before anything is proved.
 FALSIFY_SHARE, FALSIFY_S = 0.15, 3.0
@@ -149,7 +150,7 @@ def _prove(engine: BoxEngine, falsifier: Falsifier, run: Run, effort: str) -> Co
         expected = np.inf if moving > MIDDLING_INPUTS or len(group.lower) > 1 else _halving_seconds(engine, group, run)
         if not expected < most:
             return _split_neurons(engine, group, run, falsifier)
-        trial = run.limited(min(most, max(LEAST_TRIAL_S, PATIENCE * expected)))
+        trial = run.limited(min(most, max(LEAST_TRIAL_S, PATIENCE * expected)) if fits(engine.graph) else most)
         with run.stage("split inputs"):
             result = split_inputs(engine, group, falsifier, trial)
         run.visited += trial.visited

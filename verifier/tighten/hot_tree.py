@@ -7,9 +7,11 @@ the others; without them, trees of networks with many alike weights are a hundre
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 
 import numpy as np
 
@@ -76,7 +78,7 @@ class _Open:
 
 
 class HotTree:
-    """Trees for several targets of one cost: cuts, and what splits gained, are kept from one to the next.
+    """Trees of one cost; cuts, and what splits gained, are kept from one to the next.
 
     Attributes:
         solved: LPs so far.
@@ -102,23 +104,55 @@ class HotTree:
             if stop(share) or time.monotonic() >= deadline:
                 break
             node = stack.pop()
-            self.lp.go_to(node.sides)
-            found = self._bound(node, deadline)
-            bound = max(found.bound, node.bound)
-            self._learn(node, bound)
+            found, bound = self._visit(node, deadline)
             if self._closes(bound):
                 lower, share = min(lower, bound), share + 0.5 ** len(node.sides)
                 continue
             point = point if found.point is None else found.point[self.inputs]
-            neuron = self._choose(node, found, bound, deadline)
-            if neuron < 0:
+            children = self._split(node, found, bound, deadline)
+            if not children:
                 stack.append(_Open(node.sides, bound))
                 break
-            likely = 0 if found.point is None else int(found.point[self.lp.pre[neuron]] >= self.lp.knot[neuron])
-            for side in (1 - likely, likely):  # the last one is looked at first
-                stack.append(_Open({**node.sides, neuron: side}, bound, (neuron, side)))
+            stack += children
         lower = min([lower, *(node.bound for node in stack)])
         return TreeResult(not stack, self.solved, lower, point if stack else None)
+
+    def lowest(self, deadline: float, stop: Callable[[], bool], look: Callable[[np.ndarray], float]) -> float:
+        """A lower bound of the minimum by best-first splitting, as far as it is wanted.
+
+        Args:
+            deadline: time.monotonic() value to stop at; stop: asked before every subdomain.
+            look: given every subdomain's point [N_in]; what a bound must reach from then on to be closed.
+        """
+        self.target, self.strict, order = np.inf, False, count()
+        heap, closed = [(-np.inf, next(order), _Open())], np.inf
+        while heap and not self._closes(heap[0][0]) and not stop() and time.monotonic() < deadline:
+            node = heapq.heappop(heap)[2]
+            found, bound = self._visit(node, deadline)
+            if found.point is not None:
+                self.target = look(found.point[self.inputs])
+            children = [] if self._closes(bound) else self._split(node, found, bound, deadline)
+            if not children:
+                closed = min(closed, bound)
+            for child in children:
+                heapq.heappush(heap, (bound, next(order), child))
+        return min(closed, heap[0][0] if heap else np.inf)
+
+    def _visit(self, node: _Open, deadline: float) -> tuple[Bounded, float]:
+        """Bound a subdomain; what is known of it then."""
+        self.lp.go_to(node.sides)
+        found = self._bound(node, deadline)
+        bound = max(found.bound, node.bound)
+        self._learn(node, bound)
+        return found, bound
+
+    def _split(self, node: _Open, found: Bounded, bound: float, deadline: float) -> list[_Open]:
+        """Both sides of a neuron, the one of the subdomain's point last; none where no neuron is off its curve."""
+        neuron = self._choose(node, found, bound, deadline)
+        if neuron < 0:
+            return []
+        likely = 0 if found.point is None else int(found.point[self.lp.pre[neuron]] >= self.lp.knot[neuron])
+        return [_Open({**node.sides, neuron: side}, bound, (neuron, side)) for side in (1 - likely, likely)]
 
     def _closes(self, bound: float) -> bool:
         # Written positively: NaN closes nothing.

@@ -95,8 +95,8 @@ def milp_bound(
 
     Arguments, requirements and errors as `lp_bound`.
 
-    Method: branch and bound; where every activation has one kink, on one LP with cuts (`hot_tree.py`), depth first,
-        else best first on a model for each subdomain, split at a kink of the activation whose relaxation costs the
+    Method: best-first branch and bound; where every activation has one kink, on one LP with cuts (`hot_tree.py`), else
+        on a model for each subdomain, split at a kink of the activation whose relaxation costs the
         bound most (at the solver's point for curved ones).
     Property: sound at any time; complete to `gap_rel` for continuous piecewise linear networks over
         boxes, half-spaces and l1 balls given time. For l2 balls and l0 budgets the set's own
@@ -171,27 +171,33 @@ class _Tree:
         return self
 
     def _climb(self, model: LinearModel) -> None:
-        """Prove what is asked on one LP with cuts, again while its points are lower than any before."""
+        """Bound the row on one LP with cuts."""
         tree = HotTree(model, model.cost(self.row))
-        self.lower, leaves = self._bound(), self.leaves
-        while not self._finished():
-            target, strict = self.settings.target, True
-            if target is None:
-                target, strict = self.upper - self.settings.gap_rel * max(1.0, abs(self.upper)), False
+
+        def look(point: np.ndarray) -> float:
+            self._try(point)
+            return self._wanted()
+
+        def decided() -> bool:
+            target = self.settings.target
+            return self.settings.cancelled() or (target is not None and self.upper <= target)
+
+        if not self._finished():
             deadline = time.monotonic() + (self.stop - time.perf_counter())
-            found = tree.prove_above(target, deadline, strict=strict, stop=lambda _: self.settings.cancelled())
-            self.lower, self.leaves = max(self.lower, found.lower), leaves + tree.solved
-            best = self.upper
-            if found.point is not None:
-                self._try(found.point)
-            if found.closed or not self.upper < best:
-                break
+            self.lower = max(self._bound(), tree.lowest(deadline, decided, look))
+        self.leaves += tree.solved
+
+    def _wanted(self) -> float:
+        """The bound from which a subdomain needs no more work."""
+        gap = self.upper - self.settings.gap_rel * max(1.0, abs(self.upper)) if np.isfinite(self.upper) else np.inf
+        target = self.settings.target
+        return gap if target is None else min(gap, float(np.nextafter(target, np.inf)))
 
     def _bound(self) -> float:
         return min(self.closed, self._heap[0][0] if self._heap else np.inf)
 
     def _finished(self) -> bool:
-        target, lower = self.settings.target, max(self.lower, self._bound())
+        target, lower = self.settings.target, self._bound()
         decided = target is not None and (lower > target or self.upper <= target)
         return decided or self._closes(lower) or time.perf_counter() >= self.stop or self.settings.cancelled()
 
