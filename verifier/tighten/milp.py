@@ -182,9 +182,10 @@ class _Tree:
             target = self.settings.target
             return self.settings.cancelled() or (target is not None and self.upper <= target)
 
+        self.lower = self._bound()
         if not self._finished():
             deadline = time.monotonic() + (self.stop - time.perf_counter())
-            self.lower = max(self._bound(), tree.lowest(deadline, decided, look))
+            self.lower = max(self.lower, tree.lowest(deadline, decided, look))
         self.leaves += tree.solved
 
     def _wanted(self) -> float:
