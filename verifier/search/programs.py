@@ -79,6 +79,7 @@ def decide_by_programs(
 
             def hopeless(share: float, begin: float = begin, time_s: float = time_s) -> bool:
                 spent = time.monotonic() - begin
+                run.tick(len(left), -np.inf if run.bound_after is None else run.bound_after)
                 return run.stopped() or (spent > trial and spent > share * time_s)
 
             proof = last_mile(graph, inputs, asked, known, run.deadline, hopeless)
