@@ -11,8 +11,8 @@ from verifier.graph.ir import Graph, Node
 from verifier.graph.passes.rounding import magnitude, roundings
 from verifier.tighten.rounding import WIDEN, dot_error
 
-#: Operators that round nothing: they move numbers, or compare them.
-EXACT = ("Input", "Constant", "Reshape", "Select", "Concat", "Relu", "Abs")
+#: Operators the deployed program computes without rounding: they pass numbers on.
+EXACT = ("Input", "Constant", "Relu", "Abs", "Clip", "Reshape", "Transpose", "Select", "Concat")
 
 
 def rounding_errors(graph: Graph, sizes: Mapping[str, np.ndarray], *, real: bool) -> dict[str, np.ndarray]:
@@ -34,8 +34,6 @@ def _error(graph: Graph, node: Node, sizes: Mapping[str, np.ndarray], real: bool
     read = [np.asarray(sizes[name], dtype=np.float64).reshape(-1) for name in node.inputs]
     fixed = node.attrs.get("deployed_error")
     if node.op in ("Dense", "Scale"):
-        if real and not node.attrs.get("rounding_terms"):
-            return np.zeros(node.size)
         total, terms = _terms(graph, node, read[0]), roundings(node)
     elif node.op in ("Add", "Sub"):
         total, terms = sum((np.broadcast_to(r, node.size) for r in read), np.zeros(node.size)), 1
@@ -43,11 +41,9 @@ def _error(graph: Graph, node: Node, sizes: Mapping[str, np.ndarray], real: bool
         total, terms = abs(float(node.attrs["alpha"])) * read[0], 3
     else:
         raise UnsupportedOperator(node.op, node.name, "its rounding is not known here")
-    if real and node.op not in ("Dense", "Scale"):
-        return np.zeros(node.size)
     if fixed is not None:
         return np.full(node.size, 0.0 if real else float(fixed))
-    if terms == 0:
+    if terms == 0 or (real and not node.attrs.get("rounding_terms")):
         return np.zeros(node.size)
     share = (terms + 1) * (2.0**-53 if real else unit)  # the bias is added as well
     error: np.ndarray = share / (1 - share) * WIDEN * total + (terms + 8) * tiny * (1 + total)

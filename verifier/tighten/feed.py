@@ -80,7 +80,7 @@ def last_mile(
     cost, limit = model.cost(clause.coeffs[0]), float(clause.limits[0])
     strict = not bool(clause.strict[0])
 
-    if can_branch(model) and (inputs.ball is None or inputs.ball.p == 1):
+    if can_branch(model, inputs):
         found = prove_above(model, cost, limit, deadline, strict=strict, stop=stop)
         margin = float(np.nextafter(found.lower - limit, -np.inf))
         return ClauseProof(found.closed, found.subproblems, margin, found.point)

@@ -15,6 +15,7 @@ from itertools import count
 
 import numpy as np
 
+from verifier.spec.problem import InputSet
 from verifier.tighten.hot_model import Bounded, HotModel
 from verifier.tighten.model import LinearModel
 
@@ -40,9 +41,10 @@ class TreeResult:
     point: np.ndarray | None
 
 
-def can_branch(model: LinearModel) -> bool:
-    """True when every curve of the model has a single kink."""
-    return all(n.curve.piecewise_linear and n.curve.knots.shape[1] == 1 for n in model.neurons)
+def can_branch(model: LinearModel, inputs: InputSet) -> bool:
+    """True when every curve of the model has a single kink, and its rows say all there is to say of the inputs."""
+    kinks = all(n.curve.piecewise_linear and n.curve.knots.shape[1] == 1 for n in model.neurons)
+    return kinks and (inputs.ball is None or inputs.ball.p == 1)
 
 
 def prove_above(

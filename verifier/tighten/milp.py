@@ -156,7 +156,7 @@ class _Tree:
         if self._heap:
             root = self._heap[0][2].model
             self._ask_guide(root)
-            if can_branch(root) and (self.inputs.ball is None or self.inputs.ball.p == 1):
+            if can_branch(root, self.inputs):
                 self._climb(root)
                 return self
         while self._heap and not self._finished():
@@ -172,7 +172,6 @@ class _Tree:
 
     def _climb(self, model: LinearModel) -> None:
         """Bound the row on one LP with cuts."""
-        tree = HotTree(model, model.cost(self.row))
 
         def look(point: np.ndarray) -> float:
             self._try(point)
@@ -183,9 +182,11 @@ class _Tree:
             return self.settings.cancelled() or (target is not None and self.upper <= target)
 
         self.lower = self._bound()
-        if not self._finished():
-            deadline = time.monotonic() + (self.stop - time.perf_counter())
-            self.lower = max(self.lower, tree.lowest(deadline, decided, look))
+        if self._finished():
+            return
+        tree = HotTree(model, model.cost(self.row))
+        deadline = time.monotonic() + (self.stop - time.perf_counter())
+        self.lower = max(self.lower, tree.lowest(deadline, decided, look))
         self.leaves += tree.solved
 
     def _wanted(self) -> float:

@@ -22,13 +22,12 @@ from verifier.outcome import Soundness
 from verifier.run import Run
 from verifier.spec.problem import InputSet
 from verifier.tighten.curves import CURVED, Curve, curve_of
+from verifier.tighten.deployed import EXACT
 from verifier.tighten.intervals import Interval
 from verifier.tighten.rounding import sum_down
 
 #: (slope below, slope above) of a curve on [lower, upper], arrays [N]; None for the operator's own lines.
 SlopeChoice = Callable[[Node, Curve, np.ndarray, np.ndarray], "tuple[np.ndarray, np.ndarray] | None"]
-#: Operators the deployed program computes without rounding: they pass numbers on.
-_EXACT = ("Input", "Constant", "Relu", "Abs", "Clip", "Reshape", "Transpose", "Select", "Concat")
 _S_SHAPED = ("Sigmoid", "Tanh", "Atan", "Erf", "Softsign")
 #: Share of a time limit that intermediate bounds may take before the rows are bounded.
 _INTERMEDIATE_SHARE = 0.3
@@ -170,7 +169,7 @@ class Propagated:
         At REAL_ARITHMETIC what remains is the float64 rounding of arrays that passes fused.
         """
         slack = bounded.found.box.slack
-        return {n: slack[n].reshape(-1).numpy() for n in self.graph.nodes if self.graph[n].op not in _EXACT}
+        return {n: slack[n].reshape(-1).numpy() for n in self.graph.nodes if self.graph[n].op not in EXACT}
 
     def _stage(self, name: str, make: Callable[[], tuple[Enclosed, Mapping[str, Planes]]]) -> Bounded:
         if name not in self._stages:
