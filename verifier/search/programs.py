@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from verifier.attack.falsify import Falsifier
-from verifier.bounds.clauses import PaddedClauses
 from verifier.bounds.engine import BoxEngine, DomainEngine
 from verifier.errors import VerifierError
 from verifier.graph.ir import Graph
@@ -68,13 +67,12 @@ def decide_by_programs(
 
     inputs = InputSet(group.lower[index], group.upper[index])
     trial = float(np.clip(TRIAL_SHARE * run.remaining(), *TRIAL_S))
-    padded, left, solved, lowest = PaddedClauses.of(group, index), list(map(int, clauses)), 0, np.inf
+    left, solved, lowest = list(map(int, clauses)), 0, np.inf
     try:
         graph, known = _known(engine, domains, inputs, run, trial)
         for clause in clauses:
-            rows, limits, strict = padded.rows[clause], padded.limits[clause], padded.strict[clause]
-            _, first = np.unique(np.column_stack([rows, limits, strict]), axis=0, return_index=True)
-            asked = Clause(rows[first], limits[first], strict[first])
+            own = group.rows.clause == clause
+            asked = Clause(group.rows.coeffs[own], group.limits[index][own], group.rows.strict[own])
             begin, time_s = time.monotonic(), run.remaining() / len(left)
 
             def hopeless(share: float, begin: float = begin, time_s: float = time_s) -> bool:
