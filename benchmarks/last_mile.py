@@ -3,7 +3,7 @@
     python benchmarks/last_mile.py FOLDER --network 256x2 [--seconds 60] [--most 20]
 
 FOLDER holds instances.csv with its onnx and vnnlib files (the layout of VNN-COMP benchmarks). Every
-clause open after alpha-CROWN goes to `tighten.feed.last_mile`. Prints a line per instance and the counts.
+clause open after alpha-CROWN goes to `tighten.feed.LastMile`. Prints a line per instance and the counts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from verifier.graph.load import load_network
 from verifier.spec.load import load_query
 from verifier.tighten.attained import attained
-from verifier.tighten.feed import Known, last_mile
+from verifier.tighten.feed import Known, LastMile
 from verifier.tighten.propagated import Propagated
 
 
@@ -51,9 +51,9 @@ def main() -> None:
             continue
         known = Known(state.intermediate(state.alpha()), state.rounding_error(state.alpha()))
         start = time.monotonic()
-        proofs = []
+        programs, proofs = LastMile(state.graph, case.inputs, known), []
         for clause in left:
-            proofs.append(last_mile(state.graph, case.inputs, clause, known, start + args.seconds))
+            proofs.append(programs.refute(clause, start + args.seconds))
             if not proofs[-1].refuted:
                 break
         seconds, solved = time.monotonic() - start, sum(p.subproblems for p in proofs)

@@ -14,6 +14,7 @@
 namespace py = pybind11;
 
 void bind_domains(py::module_& module);
+void bind_planes(py::module_& module);
 
 namespace {
 
@@ -407,6 +408,7 @@ PYBIND11_MODULE(_native, module) {
     bind_network<float>(module, "NetworkFloat");
     bind_network<double>(module, "NetworkDouble");
     bind_domains(module);
+    bind_planes(module);
     bind_kernels<float>(module, "_float32");
     bind_kernels<double>(module, "_float64");
     module.def("clip_boxes_float64", &clip_boxes, py::arg("cuda"), py::arg("where"), py::arg("job"));

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "verifier/network.h"
+#include "verifier/planes.h"
 #include "verifier/row_kernels.h"
 
 namespace verifier {
@@ -13,6 +14,7 @@ namespace verifier {
     const Isa<double>& isa_double();           \
     const RowKernels<float>& rows_float();     \
     const RowKernels<double>& rows_double();   \
+    const PlaneKernel& planes();               \
     }
 
 VERIFIER_DECLARE_ISA(baseline)
@@ -79,6 +81,10 @@ const RowKernels<float>& best_row_kernels<float>() {
 template <>
 const RowKernels<double>& best_row_kernels<double>() {
     VERIFIER_BEST(rows_double);
+}
+
+const PlaneKernel& best_plane_kernel() {
+    VERIFIER_BEST(planes);
 }
 
 std::vector<std::string> compiled_isas() {

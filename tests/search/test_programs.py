@@ -72,7 +72,7 @@ def test_clauses_that_are_refuted_leave_the_others_open(monkeypatch: pytest.Monk
         assert tried(Run.within(seconds, None)) == (None, [0, 1])
 
 
-def test_only_small_networks_of_dense_layers_and_relus_fit() -> None:
+def test_only_networks_of_linear_layers_and_bends_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fits(hard_network(0))
 
     def net(size: int, op: str) -> GraphBuilder:
@@ -81,5 +81,19 @@ def test_only_small_networks_of_dense_layers_and_relus_fit() -> None:
         z = builder.add("Dense", (x,), (1, size), "z", weight=np.ones((4, size)), bias=np.zeros(size))
         return builder.finish(("x",), (builder.add(op, (z,), (1, size), "h"),))  # type: ignore[return-value]
 
-    assert fits(net(600, "Relu"))  # type: ignore[arg-type]
-    assert not fits(net(601, "Relu")) and not fits(net(6, "Sigmoid"))  # type: ignore[arg-type]
+    monkeypatch.setattr(programs, "MOST_NEURONS", 60)
+    monkeypatch.setattr(programs, "MOST_WEIGHTS", 240)
+    assert fits(net(60, "Relu"))  # type: ignore[arg-type]
+    assert not fits(net(61, "Relu")) and not fits(net(6, "Sigmoid"))  # type: ignore[arg-type]
+    monkeypatch.setattr(programs, "MOST_WEIGHTS", 239)
+    assert not fits(net(60, "Relu"))  # type: ignore[arg-type]
+
+
+def test_large_programs_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = hard_network(4)
+    (group,) = group_cases(problem(lowest_value(graph, LOWER, UPPER) - 1e-2))
+    engine = NativeEngine(graph)
+    domains, _ = root_domains(engine, group, 0, Run())
+    monkeypatch.setattr(programs, "MOST_TERMS", 10)
+    result, left = decide_by_programs(engine, domains, group, 0, np.arange(1), None, Run())  # type: ignore[arg-type]
+    assert result is None and left.tolist() == [0]

@@ -10,7 +10,7 @@ from verifier.errors import ShapeError
 from verifier.graph.evaluate import evaluate, evaluate_all
 from verifier.spec.problem import Clause, lp_ball
 from verifier.tighten.dual import layerwise_bounds
-from verifier.tighten.feed import Known, last_mile, refine_neurons
+from verifier.tighten.feed import Known, LastMile, refine_neurons
 
 ROW = np.array([[1.0, -1.0]])
 
@@ -26,13 +26,13 @@ def test_last_mile_decides_as_sampling_does(seed, activation):
     graph, box = dense_net([3, 5, 4, 2], seed, activation, **attrs), lp_ball(np.full(3, 0.1), 0.8)
     values = evaluate(graph, np.random.default_rng(0).uniform(box.lower, box.upper, size=(20000, 3))) @ ROW[0]
     lowest, known = float(values.min()), Known(layerwise_bounds(graph, box))
-    false = last_mile(graph, box, clause(lowest), known, np.inf)
+    false = LastMile(graph, box, known).refute(clause(lowest), np.inf)
     assert not false.refuted and false.margin <= 0.0
     if activation == "Relu":
         lowest = exact_minimum(graph, box, ROW[0])
-        true = last_mile(graph, box, clause(lowest - 1e-4), known, np.inf)
+        true = LastMile(graph, box, known).refute(clause(lowest - 1e-4), np.inf)
         assert true.refuted and 0.0 < true.margin <= 1.1e-4
-    assert last_mile(graph, box, clause(lowest - 0.2), known, np.inf).refuted
+    assert LastMile(graph, box, known).refute(clause(lowest - 0.2), np.inf).refuted
 
 
 def test_conjunctions_are_refuted_as_a_whole():
@@ -44,17 +44,17 @@ def test_conjunctions_are_refuted_as_a_whole():
     both = np.concatenate([ROW, -ROW])
     known = Known({})
     for row in (ROW, -ROW):
-        assert not last_mile(graph, box, clause(-a, row), known, np.inf).refuted
-    assert last_mile(graph, box, clause(-a, both), known, np.inf).refuted
+        assert not LastMile(graph, box, known).refute(clause(-a, row), np.inf).refuted
+    assert LastMile(graph, box, known).refute(clause(-a, both), np.inf).refuted
 
 
 def test_time_and_cancelling_prove_nothing_false():
     graph, box = dense_net([3, 6, 2], 2), lp_ball(np.zeros(3), 1.0)
-    late = last_mile(graph, box, clause(-100.0), Known({}), time.monotonic() - 1.0)
+    late = LastMile(graph, box, Known({})).refute(clause(-100.0), time.monotonic() - 1.0)
     assert not late.refuted and late.margin == -np.inf
-    assert not last_mile(graph, box, clause(-100.0), Known({}), np.inf, lambda share: True).refuted
+    assert not LastMile(graph, box, Known({})).refute(clause(-100.0), np.inf, lambda share: True).refuted
     with pytest.raises(ShapeError, match="N_out"):
-        last_mile(graph, box, clause(0.0, np.ones((1, 3))), Known({}), np.inf)
+        LastMile(graph, box, Known({})).refute(clause(0.0, np.ones((1, 3))), np.inf)
 
 
 def test_refined_neurons_are_sound_and_tighter():

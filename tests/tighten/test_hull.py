@@ -12,7 +12,7 @@ from verifier.spec.problem import lp_ball
 from verifier.tighten.build import build_model
 from verifier.tighten.dual import layerwise_bounds
 from verifier.tighten.hot_model import HotModel
-from verifier.tighten.hot_tree import prove_above
+from verifier.tighten.hot_tree import hot_tree
 from verifier.tighten.hull import Envelopes, cuts, envelopes
 from verifier.tighten.milp import MilpSettings, milp_bound
 from verifier.tighten.propagated import Propagated
@@ -35,7 +35,8 @@ def layer(seed, size, inputs, slopes):
     error = np.abs(rng.normal(scale=0.01, size=size))
     weight = rng.normal(size=(size, inputs)) * (rng.random((size, inputs)) < 0.9)
     return Envelopes(
-        np.arange(size), np.arange(inputs), weight, low - error, low + error, np.tile(slopes, (size, 1)), np.zeros(size)
+        np.arange(size), np.tile(np.arange(inputs), (size, 1)), weight, low - error, low + error,
+        np.tile(slopes, (size, 1)), np.zeros(size),
     )
 
 
@@ -113,9 +114,9 @@ def test_trees_with_cuts_decide_on_both_sides_of_the_minimum(seed, activation, a
     cost = model.cost(np.ones(1))
     exact = milp_bound(graph, box, np.ones((1, 1)), settings=MilpSettings(gap_rel=1e-9))
     least = float(exact.upper[0])
-    proof = prove_above(model, cost, least - 1e-4, np.inf)
+    proof = hot_tree(model, cost).prove_above(least - 1e-4, np.inf)
     assert proof.closed and least - 1e-4 < proof.lower <= least + 1e-9
-    assert not prove_above(model, cost, least + 1e-7, np.inf).closed
+    assert not hot_tree(model, cost).prove_above(least + 1e-7, np.inf).closed
     values = evaluate(graph, points_of(box, 4000))
     assert proof.lower <= values.min()
 
@@ -127,7 +128,7 @@ def test_trees_with_cuts_agree_with_enumeration():
         least = exact_minimum(graph, box, row)
         model = build_model(graph, box, layerwise_bounds(graph, box))
         for target, expected in ((least - 1e-5, True), (least + 1e-6, False)):
-            assert prove_above(model, model.cost(row), target, np.inf).closed is expected
+            assert hot_tree(model, model.cost(row)).prove_above(target, np.inf).closed is expected
 
 
 def test_cuts_make_the_root_tighter_and_idle_ones_go(monkeypatch):

@@ -9,6 +9,7 @@ import numpy as np
 from verifier.errors import UnsupportedOperator
 from verifier.graph.ir import Graph, Node
 from verifier.graph.passes.rounding import magnitude, roundings
+from verifier.tighten.linear_maps import affine_map
 from verifier.tighten.rounding import WIDEN, dot_error
 
 #: Operators the deployed program computes without rounding: they pass numbers on.
@@ -22,7 +23,7 @@ def rounding_errors(graph: Graph, sizes: Mapping[str, np.ndarray], *, real: bool
         sizes: node name -> at least |value| of each of its numbers, [size], for nodes that others read.
         real: for real arithmetic; what remains is the rounding of arrays that passes fused.
     Raises:
-        UnsupportedOperator: anything but dense layers, scales, sums, relus and what moves data.
+        UnsupportedOperator: anything but dense layers, convolutions, scales, sums, relus and what moves data.
     Source: `graph/passes/rounding.py`.
     """
     return {n.name: _error(graph, n, sizes, real) for n in graph.nodes.values() if n.op not in EXACT}
@@ -33,7 +34,7 @@ def _error(graph: Graph, node: Node, sizes: Mapping[str, np.ndarray], real: bool
     unit, tiny = 0.5 * float(kind.eps), float(kind.tiny)
     read = [np.asarray(sizes[name], dtype=np.float64).reshape(-1) for name in node.inputs]
     fixed = node.attrs.get("deployed_error")
-    if node.op in ("Dense", "Scale"):
+    if node.op in ("Dense", "Scale", "Conv", "ConvTranspose"):
         total, terms = _terms(graph, node, read[0]), roundings(node)
     elif node.op in ("Add", "Sub"):
         total, terms = sum((np.broadcast_to(r, node.size) for r in read), np.zeros(node.size)), 1
@@ -52,11 +53,15 @@ def _error(graph: Graph, node: Node, sizes: Mapping[str, np.ndarray], real: bool
 
 def _terms(graph: Graph, node: Node, size: np.ndarray) -> np.ndarray:
     """Sum of |terms| of every result, rounded up."""
-    own = np.broadcast_to(np.asarray(magnitude(node), dtype=np.float64), node.shape).reshape(-1)
-    if node.op == "Scale":
+    own = np.asarray(magnitude(node), dtype=np.float64)
+    if node.op in ("Conv", "ConvTranspose"):
+        own = own.reshape(1, -1, *(1,) * (len(node.shape) - 2))
+        product = abs(affine_map(graph, node)[0]) @ size
+    elif node.op == "Scale":
         product = np.abs(np.broadcast_to(node.attrs["scale"], node.shape).reshape(-1).astype(np.float64)) * size
     else:
         weight = np.abs(np.asarray(node.attrs["weight"], dtype=np.float64))
         product = (size.reshape(-1, weight.shape[0]) @ weight).reshape(-1)
+    own = np.broadcast_to(own, node.shape).reshape(-1)
     total = product + own
     return total + dot_error(total, size.size + 2)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from scipy import sparse
@@ -14,10 +15,14 @@ from verifier.errors import ShapeError
 from verifier.graph.ir import Graph
 from verifier.spec.problem import Clause, InputSet
 from verifier.tighten.build import build_model
-from verifier.tighten.hot_tree import can_branch, prove_above
+from verifier.tighten.hot_tree import can_branch, hot_tree
 from verifier.tighten.intervals import Errors, Interval, Maps
 from verifier.tighten.lp import LpSession
 from verifier.tighten.model import LinearModel
+from verifier.tighten.neuron_tree import Progress
+from verifier.tighten.plane_ascent import covers
+from verifier.tighten.plane_tree import plane_tree
+from verifier.tighten.substitute import substituted
 
 
 @dataclass(frozen=True)
@@ -48,46 +53,67 @@ class ClauseProof:
     point: np.ndarray | None
 
 
-def last_mile(
-    graph: Graph,
-    inputs: InputSet,
-    clause: Clause,
-    known: Known,
-    deadline: float,
-    stop: Callable[[float], bool] = lambda share: False,
-) -> ClauseProof:
-    """Refute a clause on a subdomain by linear programming, branching on the few neurons left open.
-
-    Every row but one becomes a constraint of the model, so a conjunction is refuted as a whole.
+class LastMile:
+    """Clauses on one domain by linear programming, branching on the few neurons left open.
 
     Args:
         graph: the lowered graph that `known` refers to (`TorchEngine.network.graph`).
-        deadline: time.monotonic() value to stop at.
-        stop: asked before every subdomain, with the share of the tree that is closed.
+        threads: for subdomains side by side.
     Property: sound, IEEE_FLOAT with `known.rounding_error`; complete given time where every activation
         has one kink and the input set is a polytope.
     Raises:
         UnsupportedOperator, ShapeError: as `build_model`.
     """
-    if clause.coeffs.shape[1] != graph.output_size:
-        raise ShapeError(f"clause: expected {graph.output_size} outputs (N_out), got {clause.coeffs.shape[1]}")
-    model = build_model(graph, inputs, known.intermediate, known.rounding_error)
-    if model is None:
-        return ClauseProof(True, 0, np.inf, None)
-    if len(clause.limits) == 0:
-        return ClauseProof(False, 0, -np.inf, None)
-    model = _with_clause(model, clause)
-    cost, limit = model.cost(clause.coeffs[0]), float(clause.limits[0])
-    strict = not bool(clause.strict[0])
 
-    if can_branch(model, inputs):
-        found = prove_above(model, cost, limit, deadline, strict=strict, stop=stop)
-        margin = float(np.nextafter(found.lower - limit, -np.inf))
-        return ClauseProof(found.closed, found.subproblems, margin, found.point)
-    answer = LpSession(model, inputs).bound(cost, max(deadline - time.monotonic(), 0.0))
-    refuted = answer.bound > limit or (not strict and answer.bound >= limit)
-    point = None if answer.point is None else answer.point[model.inputs]
-    return ClauseProof(refuted, 1, float(np.nextafter(answer.bound - limit, -np.inf)), None if refuted else point)
+    def __init__(self, graph: Graph, inputs: InputSet, known: Known, threads: int = 1):
+        self._inputs, self._outputs, self._threads = inputs, graph.output_size, threads
+        self._model = build_model(graph, inputs, known.intermediate, known.rounding_error)
+
+    @cached_property
+    def _small(self) -> LinearModel | None:
+        return None if self._model is None else substituted(self._model)
+
+    @cached_property
+    def ascends(self) -> bool:
+        """Whether subdomains are bounded by ascents, else by linear programs."""
+        return self._small is not None and self._inputs.is_box and covers(self._small)
+
+    @property
+    def size(self) -> int:
+        """Coefficients of the program before stable neurons are written out; 0 where the domain is empty."""
+        return 0 if self._model is None else int(self._model.matrix.nnz)
+
+    def refute(
+        self, clause: Clause, deadline: float, stop: Callable[[Progress], bool] = lambda progress: False
+    ) -> ClauseProof:
+        """Every row but one becomes a constraint of the model, so a conjunction is refuted as a whole.
+
+        Args:
+            deadline: time.monotonic() value to stop at.
+            stop: asked before every subdomain.
+        Raises:
+            ShapeError: the clause has another number of outputs.
+        """
+        if clause.coeffs.shape[1] != self._outputs:
+            raise ShapeError(f"clause: expected {self._outputs} outputs (N_out), got {clause.coeffs.shape[1]}")
+        if self._small is None:
+            return ClauseProof(True, 0, np.inf, None)
+        if len(clause.limits) == 0:
+            return ClauseProof(False, 0, -np.inf, None)
+        if self.ascends:
+            found = plane_tree(self._small, clause, self._threads).prove_above(0.0, deadline, stop=stop)
+            return ClauseProof(found.closed, found.subproblems, found.lower, found.point)
+        model, inputs = _with_clause(self._small, clause), self._inputs
+        cost, limit = model.cost(clause.coeffs[0]), float(clause.limits[0])
+        strict = not bool(clause.strict[0])
+        if can_branch(model, inputs):
+            found = hot_tree(model, cost).prove_above(limit, deadline, strict=strict, stop=stop)
+            margin = float(np.nextafter(found.lower - limit, -np.inf))
+            return ClauseProof(found.closed, found.subproblems, margin, found.point)
+        answer = LpSession(model, inputs).bound(cost, max(deadline - time.monotonic(), 0.0))
+        refuted = answer.bound > limit or (not strict and answer.bound >= limit)
+        point = None if answer.point is None else answer.point[model.inputs]
+        return ClauseProof(refuted, 1, float(np.nextafter(answer.bound - limit, -np.inf)), None if refuted else point)
 
 
 def refine_neurons(

@@ -25,11 +25,12 @@ MOST_WEIGHTS = 4_000_000
 
 @dataclass(frozen=True)
 class Envelopes:
-    """Neurons of one layer, [K], over the columns that it reads, [M].
+    """Neurons of one layer, [K], over the columns that each reads, at most W; fewer are filled up with column 0, which
+    is 0, and weight 0.
 
     Attributes:
-        post: columns of f(z). sources: columns of x.
-        weight: [K, M], z - weight @ x in [low, high].
+        post: columns of f(z). sources: columns of x, [K, W].
+        weight: [K, W], z - weight @ x in [low, high].
         slopes: [K, 2] of f left and right of 0, where f is 0; error: [K], |deployed f - f|.
     """
 
@@ -42,7 +43,7 @@ class Envelopes:
     error: np.ndarray
 
     def planes(self, point: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """f(z) <= slope @ x + offset on lower <= x <= upper [M], lowest at the point [M]: [K, M], [K].
+        """f(z) <= slope @ x + offset on lower <= x <= upper [K, W], lowest at the point [K, W]: [K, W], [K].
 
         Any slope gives a valid plane: the offset is made for it, with rounding.
         """
@@ -62,9 +63,9 @@ class Envelopes:
         np.put_along_axis(part, order, taken, axis=1)
         flat, steep = self.slopes[:, :1], self.slopes[:, 1:]
         slope = (flat + (steep - flat) * part) * w
-        return slope, self._offsets(slope, lower, upper)
+        return slope, self.offsets(slope, lower, upper)
 
-    def _offsets(self, slope: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
+    def offsets(self, slope: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
         """The largest of s z - slope @ x, over both pieces s and all x and z, rounded up, [K]."""
         most = np.maximum(np.abs(lower), np.abs(upper))
         found = np.full(len(slope), -np.inf)
@@ -76,6 +77,18 @@ class Envelopes:
             size = size + np.abs(s) * np.maximum(np.abs(self.low), np.abs(self.high))
             found = np.maximum(found, value + dot_error(size, 4 * slope.shape[1] + 4))
         return found + self.error * WIDEN
+
+
+    def add_rows(
+        self, rows: RowBuffer, chosen: np.ndarray, slope: np.ndarray, offset: np.ndarray, columns: int
+    ) -> None:
+        """Append f(z) - slope @ x <= offset for chosen neurons [k]; slope [k, W], offset [k]."""
+        used = slope != 0
+        starts = np.concatenate([[0], np.cumsum(used.sum(axis=1))])
+        data = np.insert(-slope[used], starts[:-1], 1.0)
+        places = np.insert(self.sources[chosen][used], starts[:-1], self.post[chosen])
+        block = sparse.csr_matrix((data, places, starts + np.arange(len(starts))), shape=(len(chosen), columns))
+        rows.append(block, np.full(len(chosen), -np.inf), offset)
 
 
 def envelopes(model: LinearModel) -> list[Envelopes]:
@@ -100,17 +113,20 @@ def _layer(model: LinearModel, neurons: Neurons, row_of: dict[int, int]) -> Enve
         return None
     rows = rows[keep]
     block = model.matrix[rows]
-    columns = np.unique(block.indices)
-    if len(rows) * columns.size > MOST_WEIGHTS:
-        return None
     counts = np.diff(block.indptr)
     keys = np.repeat(np.arange(len(rows)), counts) * model.column_count + block.indices
     if np.unique(keys).size < keys.size:
         return None  # an entry in pieces, whose sum would round
-    sources = np.setdiff1d(columns, neurons.pre[keep])
-    weight = -block[:, sources].toarray()
-    if np.count_nonzero(weight) + len(rows) != np.count_nonzero(block.data):
+    own = np.zeros(block.nnz, dtype=bool)
+    own[block.indptr[:-1]] = True
+    if np.isin(block.indices[~own], neurons.pre).any():
         return None  # a neuron that reads another of its layer
+    width = int(counts.max()) - 1
+    if len(rows) * width > MOST_WEIGHTS:
+        return None
+    sources, weight = np.zeros((len(rows), width), dtype=block.indices.dtype), np.zeros((len(rows), width))
+    filled = np.arange(width) < counts[:, None] - 1
+    sources[filled], weight[filled] = block.indices[~own], -block.data[~own]
     return Envelopes(
         neurons.post[keep], sources, weight, model.row_lower[rows], model.row_upper[rows], slopes[keep],
         curve.deployed_error[keep],
@@ -126,12 +142,6 @@ def cuts(layers: Sequence[Envelopes], model: LinearModel, point: np.ndarray) -> 
     for layer in layers:
         x, y = point[layer.sources], point[layer.post]
         slope, offset = layer.planes(x, model.col_lower[layer.sources], model.col_upper[layer.sources])
-        found = np.flatnonzero(y > slope @ x + offset + LEAST_VIOLATION * (1.0 + np.abs(y)))
-        sources = np.broadcast_to(layer.sources, (len(found), len(x)))
-        columns = np.concatenate([layer.post[found, None], sources], axis=1)
-        data = np.concatenate([np.ones((len(found), 1)), -slope[found]], axis=1)
-        starts = np.arange(len(found) + 1) * columns.shape[1]
-        shape = (len(found), model.column_count)
-        block = sparse.csr_matrix((data.reshape(-1), columns.reshape(-1), starts), shape=shape)
-        rows.append(block, np.full(len(found), -np.inf), offset[found])
+        found = np.flatnonzero(y > (slope * x).sum(axis=1) + offset + LEAST_VIOLATION * (1.0 + np.abs(y)))
+        layer.add_rows(rows, found, slope[found], offset[found], model.column_count)
     return rows

@@ -24,7 +24,7 @@ from verifier.outcome import Soundness
 from verifier.spec.problem import InputSet
 from verifier.tighten.big_m import MipAnswer, mixed_integer_model, solve_mip
 from verifier.tighten.build import build_model
-from verifier.tighten.hot_tree import HotTree, can_branch
+from verifier.tighten.hot_tree import can_branch, hot_tree
 from verifier.tighten.intervals import Errors, Interval, Maps
 from verifier.tighten.lp import Answer, LpSession, checked_coeffs, soundness_of
 from verifier.tighten.model import LinearModel, Neurons
@@ -184,7 +184,7 @@ class _Tree:
         self.lower = self._bound()
         if self._finished():
             return
-        tree = HotTree(model, model.cost(self.row))
+        tree = hot_tree(model, model.cost(self.row))
         deadline = time.monotonic() + (self.stop - time.perf_counter())
         self.lower = max(self.lower, tree.lowest(deadline, decided, look))
         self.leaves += tree.solved
