@@ -24,8 +24,9 @@ from verifier.spec.problem import Clause, InputSet
 if TYPE_CHECKING:
     from verifier.tighten.feed import Known
 
-#: Neurons and weights up to which programs are tried.
-MOST_NEURONS, MOST_WEIGHTS = 600, 300_000
+#: Neurons and weights up to which programs are tried. With 270000 weights one program takes a second or two, and a box
+#: that splitting alone decides in two was still open after sixty.
+MOST_NEURONS, MOST_WEIGHTS = 600, 100_000
 PLAIN = ("Input", "Constant", "Dense", "Scale", "Add", "Sub", "Reshape", "Select", "Concat", "Relu", "LeakyRelu", "Abs")
 #: A tree that would not end in the time left, going by the share of it that is closed, is given up after this share of
 #: the time, within these seconds. Most of a tree is closed late, when splits and cuts have been learned.
