@@ -6,7 +6,6 @@ Source: Wang et al. 2021, arXiv:2103.06624 (beta-CROWN); Shi et al. 2025, arXiv:
 from __future__ import annotations
 
 import time
-from itertools import count
 
 from verifier.attack.falsify import Falsifier
 from verifier.bounds.engine import BoxEngine, DomainEngine
@@ -46,7 +45,7 @@ def split_activations(
     result = tree.open(clauses)
     if not search:
         return result or SplitResult(None, len(tree))
-    result = result or tree.search(time.monotonic() + min(PLAIN_S, PLAIN_SHARE * run.remaining()))
+    result = result or tree.search(time.monotonic() + min(PLAIN_S, PLAIN_SHARE * run.horizon()))
     if result is not None:
         return result
     with run.stage("linear programs"):
@@ -74,9 +73,10 @@ def _search_with_pauses(
     domains: DomainEngine, tree: Tree, falsifier: Falsifier, index: int, run: Run
 ) -> tuple[SplitResult | None, Tree]:
     """Search, and pause to tighten what all subdomains share while that pays; what was decided, and the last tree."""
-    result, margin, racing = None, tree.worst, False
-    for pause in count():
-        seconds = min(FIRST_REFINE_S * GROWTH ** min(pause, REFINEMENTS), REFINE_SHARE * run.remaining())
+    result, margin, racing, pause = None, tree.worst, False, 0
+    while True:
+        planned = run.horizon()
+        seconds = min(FIRST_REFINE_S * GROWTH ** min(pause, REFINEMENTS), REFINE_SHARE * planned)
         if pause >= REFINEMENTS and seconds < TELLING_S:
             break
         result = tree.search(time.monotonic() + (RACING_SHARE if racing else TRIAL_SHARE) * seconds)
@@ -97,4 +97,5 @@ def _search_with_pauses(
         if seconds >= TELLING_S and margin < (1 - least) * before:
             run.say("refine", "tighter bounds of neurons no longer move the worst margin")
             break
+        pause += planned >= run.remaining()  # one that was cut short out of impatience does not count
     return result, tree
