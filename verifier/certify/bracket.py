@@ -32,7 +32,7 @@ DESCENTS, GAIN, LEADS_S = 6, 0.7, 0.2
 #: Seconds after which a query of the goal gives way to whatever else there is, and the most of a later one; how long a
 #: proof is expected to take: a search with little patience turns to tighter bounds sooner, which often decides in a
 #: fraction of what more splits would take.
-TRIAL_S, QUERY_S, PATIENCE_S = 5.0, 135.0, 1.0
+TRIAL_S, QUERY_S, PATIENCE_S = 5.0, 135.0, 0.25
 #: Seconds of a query after which it looks beyond its ball, then whenever it took LOOK_GROWTH times as long, and for how
 #: large a share of its time so far.
 LOOK_S, LOOK_GROWTH, LOOK_SHARE = 0.6, 3.0, 1 / 6
