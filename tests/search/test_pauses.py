@@ -106,6 +106,31 @@ def test_pauses_grow_and_end(monkeypatch: pytest.MonkeyPatch, left: float, move:
         assert share == pytest.approx(expected * asked[k], rel=0.05), k
 
 
+@pytest.mark.parametrize("exhausted", [1, 2, 3])
+def test_what_an_exhausted_tree_has_let_go_of_is_asked_again(monkeypatch: pytest.MonkeyPatch, exhausted: int) -> None:
+    opened = list[np.ndarray]()
+
+    class Tree:
+        """The first ones are exhausted, with nothing left in them; the next is searched to its end."""
+
+        threads, looks, closed_by_looks, can_look, worst, clauses = 1, 0, 0, True, -1.0, np.arange(0)
+
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def open(self, clauses: np.ndarray) -> None:
+            opened.append(clauses)
+
+        def search(self, _until: float = np.inf) -> SplitResult:
+            return SplitResult(None, 1, exhausted=True) if len(opened) <= exhausted else SplitResult(None, 0)
+
+    monkeypatch.setattr(activation_split, "decide_by_programs", lambda *args: (None, args[4]))
+    monkeypatch.setattr(activation_split, "Tree", Tree)
+    monkeypatch.setattr(activation_split, "root_domains", lambda *_: (_Domains(), np.arange(3)))
+    result = split_activations(None, None, 0, None, _Run(1000.0, np.inf))  # type: ignore[arg-type]
+    assert result.open_count == 0 and not result.exhausted
+    assert len(opened) == exhausted + 1 and all(len(clauses) == 3 for clauses in opened)
+
+
 def test_a_run_plans_for_its_patience_and_then_for_what_it_took() -> None:
     run = Run(deadline=time.monotonic() + 100).limited(np.inf, patience_s=2.0)
     assert run.horizon() == 2.0
