@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -250,17 +251,17 @@ class Bracket:
         A ball there may hold a nearer one where the query's holds none, and bounds lead to it soon. A goal below it is
         easier to prove, and one just below the true radius takes very long.
         """
-        due = query.began + LOOK_S
+        before, due, asker = self.closest.distance, LOOK_S, threading.get_ident()
 
         def stop() -> bool:
             nonlocal due
             spent = time.monotonic() - query.began
-            if query.began + spent >= due and not self.run.stopped():
-                due = query.began + LOOK_GROWTH * spent
+            # The query's own threads ask as well; one look at a time is enough.
+            if spent >= due and threading.get_ident() == asker and not self.run.stopped():
+                due = LOOK_GROWTH * spent
                 self._one_query(math.sqrt(radius * self.closest.distance), LOOK_SHARE * spent, looks=False)
-            return self.run.cancelled() or self._done() or self.closest.distance < before
+            return self.run.cancelled() or self.lower >= radius or self.closest.distance < before
 
-        before = self.closest.distance
         return self.run.cancelled if self.limits.radii or math.isinf(before) else stop
 
     def _queries(self) -> None:
