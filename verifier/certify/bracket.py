@@ -34,6 +34,8 @@ DESCENTS, GAIN, LEADS_S = 6, 0.7, 0.2
 #: proof is expected to take: a search with little patience turns to tighter bounds sooner, which often decides in a
 #: fraction of what more splits would take.
 TRIAL_S, QUERY_S, PATIENCE_S = 5.0, 135.0, 0.25
+#: How many times as long a later query of the same ball must have.
+AGAIN = 2.0
 #: Seconds of a query after which it looks beyond its ball, then whenever it took LOOK_GROWTH times as long, and for how
 #: large a share of its time so far.
 LOOK_S, LOOK_GROWTH, LOOK_SHARE = 0.6, 3.0, 1 / 6
@@ -87,10 +89,10 @@ class Bracket:
         if self.nearness.largest(self.center) == 0:
             self.lower, self.proved_by = math.inf, "bounds"
             return StopReason.WHOLE_RANGE
+        left_open, seconds = math.inf, min(STAGE_SHARE * run.remaining(), TRIAL_S)
         if self._decidable:
             self._attack_briefly()
-            while not self._done() and self._one_query(self.goal, min(STAGE_SHARE * run.remaining(), TRIAL_S)):
-                pass
+            left_open = self._trial(seconds)
         # After descents these attacks found nothing nearer, on 30 inputs of two networks.
         descended = self._decidable and self.closest.best is not None
         if not self._done() and (not descended or self.limits.attack_effort > 1):
@@ -99,7 +101,8 @@ class Bracket:
         with torch.no_grad():
             self._plain_bounds()
             if self._decidable:
-                self._queries()
+                again = min(STAGE_SHARE * run.remaining(), QUERY_S) >= AGAIN * seconds
+                self._queries(math.inf if again else left_open)
             while not self._done() and not run.stopped() and self.limits.effort != "bounds":
                 if not self._one_tree():
                     break
@@ -264,9 +267,16 @@ class Bracket:
 
         return self.run.cancelled if self.limits.radii or math.isinf(before) else stop
 
-    def _queries(self) -> None:
+    def _trial(self, seconds: float) -> float:
+        """Decide the goal, within some seconds; the radius left open, inf where it is proved."""
+        while not self._done():
+            radius = self.goal
+            if not self._one_query(radius, seconds):
+                return radius
+        return math.inf
+
+    def _queries(self, left_open: float) -> None:
         """Decide the goal; where it is left open, smaller balls, until they are too close to what is proved."""
-        left_open = math.inf
         while not self._done() and not self.run.stopped() and self.balls < MOST_BALLS:
             radius = self.goal if self.goal < left_open else self._smaller(left_open)
             if radius is None:
