@@ -21,12 +21,15 @@ class Run:
         deadline: time.monotonic() value at which to stop.
         cancelled: asks whether the user pressed Ctrl-C.
         on_progress: called with (domains visited, domains open, worst margin) now and then.
+        patience_s: how long the caller expects to wait, see `horizon`.
     """
 
     deadline: float = np.inf
     cancelled: Callable[[], bool] = lambda: False
     on_progress: Progress | None = None
     started: float = field(default_factory=time.monotonic)
+    patience_s: float = np.inf
+    began: float = field(default_factory=time.monotonic)
     visited: int = 0
     open: int = 0
     bound_before: float | None = None
@@ -47,6 +50,13 @@ class Run:
     def remaining(self) -> float:
         """Seconds left, inf without a limit."""
         return self.deadline - time.monotonic()
+
+    def horizon(self) -> float:
+        """Seconds that a search should plan for: those left, but no more than its patience or what it took already.
+
+        With little patience a search tries everything briefly, and each again for longer, whatever its time limit is.
+        """
+        return min(self.remaining(), max(self.patience_s, time.monotonic() - self.began))
 
     def stopped(self) -> bool:
         """True when time is up or the user asked to stop."""
@@ -71,6 +81,7 @@ class Run:
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - begin
 
-    def limited(self, seconds: float) -> Run:
+    def limited(self, seconds: float, patience_s: float = np.inf) -> Run:
         """The same run with an earlier deadline; counters are not shared."""
-        return Run(min(self.deadline, time.monotonic() + seconds), self.cancelled, None, self.started)
+        deadline = min(self.deadline, time.monotonic() + seconds)
+        return Run(deadline, self.cancelled, started=self.started, patience_s=patience_s)

@@ -11,11 +11,11 @@ from verifier.certify.threat import Nearness
 from verifier.certify.victim import Classifier
 
 
-def descended(graph, x, near, known):
+def descended(graph, x, near, known, leads=None):
     classifier = Classifier(graph)
     _, _, rows, _ = classifier.ask(x, None, None)
     near = near.sized(len(x))
-    found = descents(classifier.native, near, x, known, rows.coeffs, np.random.default_rng(0))
+    found = descents(classifier.native, near, x, rows.coeffs, np.random.default_rng(0), known, leads)
     return found, near, classifier
 
 
@@ -55,3 +55,25 @@ def test_the_known_point_is_kept_where_nothing_is_nearer():
     known = np.array([1.0, 1.0])
     found, _, _ = descended(graph, np.zeros(2), Nearness(math.inf, (-1.0, 1.0)), known)
     assert np.array_equal(found, known[None])
+
+
+def test_without_a_known_point_they_start_where_margins_would_vanish():
+    """Margin 2 - x - y, and one that never falls."""
+    graph = dense_network([(np.array([[0.0, 1.0, 0.0], [0.0, 1.0, 0.0]]), np.array([2.0, 0.0, -9.0]))])
+    found, near, classifier = descended(graph, np.zeros(2), Nearness(math.inf), None)
+    outputs = classifier.evaluate(found)[0]
+    assert outputs[1] >= outputs[0]
+    assert 1.0 <= near.distance(np.zeros(2), found)[0] < 1.05
+    assert len(descended(graph, np.zeros(2), Nearness(math.inf, (-0.5, 0.5)), None)[0]) == 0
+
+
+def test_leads_are_followed_where_random_starts_have_no_gradient(monkeypatch):
+    """Margin 1 - 5 relu(x - 1), flat where the random starts are."""
+    monkeypatch.setattr("verifier.certify.descents.SHARES", (1e-6,))
+    first = np.array([[1.0]]), np.array([-1.0])
+    graph = dense_network([first, (np.array([[0.0, 5.0]]), np.array([1.0, 0.0]))])
+    near, known = Nearness(math.inf, (-20.0, 20.0)), np.array([9.0])
+    alone, _, _ = descended(graph, np.zeros(1), near, known)
+    led, _, _ = descended(graph, np.zeros(1), near, known, np.array([[2.0]]))
+    assert np.array_equal(alone, known[None])
+    assert 1.2 <= led[0, 0] <= 2.0

@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 from radius_nets import dense_network, linear, planar
 
+from verifier.certify import bracket
+from verifier.certify.closest import Counterexample
 from verifier.certify.radius import RadiusSettings, certified_radius
 from verifier.certify.threat import Nearness
 from verifier.certify.victim import Classifier
 from verifier.errors import ShapeError, SpecError
 from verifier.graph.evaluate import evaluate
-from verifier.outcome import Soundness, StopReason
+from verifier.outcome import Soundness, StopReason, Verdict
+from verifier.run import Run
 
 QUICK = RadiusSettings(gap_rel=0.05, timeout_s=120)
 DUAL = {1.0: math.inf, 2.0: 2.0, math.inf: 1.0}
@@ -178,3 +181,34 @@ def test_bad_inputs_are_named():
         certified_radius(classifier, np.zeros(2), label=0, target=0)
     with pytest.raises(SpecError, match="gap"):
         RadiusSettings(gap_rel=0.0)
+
+
+def test_a_query_that_takes_long_looks_beyond_its_ball_and_ends_where_something_nearer_is_found(monkeypatch):
+    """The goal's ball is never decided, the one beyond it holds a counterexample: the next goal is below it."""
+    graph, weight, bias = linear(0, features=5, classes=2)
+    classifier, near, x = Classifier(graph), Nearness(math.inf).sized(5), np.zeros(5)
+    label, _, rows, _ = classifier.ask(x, None, None)
+    (exact,) = distances(weight, bias, x, label, math.inf, 1.0).values()
+    way = -np.sign(weight[:, label] - weight[:, 1 - label])
+    radii: list[float] = []
+
+    def decided(classifier, inputs, rows, run, confirm):
+        radii.append(float(inputs.upper[0]))
+        if len(radii) == 1:
+            while not run.stopped():
+                pass
+            return Verdict.UNKNOWN
+        if len(radii) == 2:
+            return Verdict.SAT if confirm(x + 1.001 * exact * way) else Verdict.UNKNOWN
+        return Verdict.UNSAT
+
+    monkeypatch.setattr(bracket, "LOOK_S", 0.0)
+    monkeypatch.setattr(bracket, "decided", decided)
+    monkeypatch.setattr(bracket.Bracket, "_attack_briefly", lambda self: None)
+    limits = bracket.Limits(gap_rel=0.05, effort="search", attack_effort=1, seed=0)
+    search = bracket.Bracket(classifier, near, rows, x, Run.within(20, None), limits)
+    far = classifier.deployed(x + 1.04 * exact * way)
+    search.closest.best = Counterexample(far, classifier.outputs(far), 1 - label, float(np.abs(far).max()), "test")
+    assert search.solve() is StopReason.GAP_REACHED
+    goal, beyond, last = radii
+    assert last < goal < beyond and exact <= search.closest.distance <= 1.001 * exact

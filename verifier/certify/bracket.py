@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,15 +27,18 @@ from verifier.run import Run
 STAGE_SHARE = 0.45
 #: Share of the time for the attacks that come first.
 ATTACK_SHARE = 0.3
-#: Most rounds of descents at a time, and the share of the distance that one must leave at most for another.
-DESCENTS, GAIN = 6, 0.7
-#: Share of the remaining time, and seconds, for a query of the goal after the quickest attacks alone: a proof that
-#: takes longer is worth better attacks first, since one much closer to the true radius costs far more. The next query,
-#: of PATIENCE times as long, begins with the search's own.
-TRIAL_SHARE, TRIAL_S = 0.05, 0.4
-#: Later queries get this many times the seconds of the one before, up to a stage's share and this many: a search with
-#: little time turns to tighter bounds sooner, which often decides in a fraction of what more splits would take.
-PATIENCE, QUERY_S = 4.0, 135.0
+#: Most rounds of descents at a time, the share of the distance that one must leave at most for another, and seconds for
+#: the bounds that lead one.
+DESCENTS, GAIN, LEADS_S = 6, 0.7, 0.2
+#: Seconds after which a query of the goal gives way to whatever else there is, and the most of a later one; how long a
+#: proof is expected to take: a search with little patience turns to tighter bounds sooner, which often decides in a
+#: fraction of what more splits would take.
+TRIAL_S, QUERY_S, PATIENCE_S = 5.0, 135.0, 0.25
+#: How many times as long a later query of the same ball must have.
+AGAIN = 2.0
+#: Seconds of a query after which it looks beyond its ball, then whenever it took LOOK_GROWTH times as long, and for how
+#: large a share of its time so far.
+LOOK_S, LOOK_GROWTH, LOOK_SHARE = 0.6, 3.0, 1 / 6
 #: Most radii tried with plain bounds, and the ratio of the ends at which they stop.
 PLAIN_BALLS, PLAIN_RATIO = 6, 1.1
 #: Most radii tried where the program's numbers overflow.
@@ -84,9 +89,10 @@ class Bracket:
         if self.nearness.largest(self.center) == 0:
             self.lower, self.proved_by = math.inf, "bounds"
             return StopReason.WHOLE_RANGE
+        left_open, seconds = math.inf, min(STAGE_SHARE * run.remaining(), TRIAL_S)
         if self._decidable:
             self._attack_briefly()
-            self._trials(min(TRIAL_SHARE * run.remaining(), TRIAL_S))
+            left_open = self._trial(seconds)
         # After descents these attacks found nothing nearer, on 30 inputs of two networks.
         descended = self._decidable and self.closest.best is not None
         if not self._done() and (not descended or self.limits.attack_effort > 1):
@@ -95,7 +101,8 @@ class Bracket:
         with torch.no_grad():
             self._plain_bounds()
             if self._decidable:
-                self._queries()
+                again = min(STAGE_SHARE * run.remaining(), QUERY_S) >= AGAIN * seconds
+                self._queries(math.inf if again else left_open)
             while not self._done() and not run.stopped() and self.limits.effort != "bounds":
                 if not self._one_tree():
                     break
@@ -181,46 +188,57 @@ class Bracket:
     def _attack_briefly(self) -> None:
         """The quickest attacks: `linearised` before anything is known, then `descents` while a round gains much."""
         began = time.monotonic()
-        native, rows = self._native, self.margins.coeffs
         if self.closest.best is None:
-            self.closest.propose(linearised(native, self.nearness, self.center, rows), "linearised")
+            found = linearised(self._native, self.nearness, self.center, self.margins.coeffs)
+            self.closest.propose(found, "linearised")
         for _ in range(DESCENTS):
-            before = self.closest.best
-            if before is None:
-                break
-            self.closest.propose(descents(native, self.nearness, self.center, before.x, rows, self._rng), "descents")
-            if self.closest.distance > GAIN * before.distance:
+            if not self._descend():
                 break
         self.attack_seconds += time.monotonic() - began
+
+    def _descend(self) -> bool:
+        """One round of descents; whether it came much nearer and the goal is not proved."""
+        before = self.closest.distance
+        leads = self._leads() if math.isfinite(before) else None
+        if self._done():
+            return False
+        known = None if self.closest.best is None else self.closest.best.x
+        found = descents(self._native, self.nearness, self.center, self.margins.coeffs, self._rng, known, leads)
+        self.closest.propose(found, "descents")
+        return self.closest.distance < GAIN * before
+
+    def _leads(self) -> np.ndarray:
+        """Where the goal's ball has the least bounds of every margin, [S, N_in]; these may prove it."""
+        radius = self.goal
+        ball = self.nearness.input_set(self.center, radius)
+        with self.classifier.until(min(self.run.deadline, time.monotonic() + LEADS_S)):
+            found = self._native.bound_boxes(ball.lower[None], ball.upper[None], self.margins.coeffs)
+        if bool((found.lower > 0).all()):
+            self._prove(radius, "bounds")
+        points = np.nan_to_num(minimisers(found.coeffs[0], ball))
+        self.closest.propose(points, "bounds")
+        return points
 
     @property
     def _native(self) -> NativeEngine:
         assert self.classifier.native is not None, "only balls that the native engine decides"
         return self.classifier.native
 
-    def _trials(self, seconds: float) -> None:
-        """Decide the goal within some seconds; where it is left open, look between it and the counterexample.
+    def _one_query(self, radius: float, seconds: float, *, looks: bool = True) -> bool:
+        """Decide a ball within some seconds; False where it was left open and nothing nearer was found.
 
-        A ball there may hold a nearer one where the goal's holds none, and bounds lead to it soon.
+        Args:
+            looks: see `_looks`.
         """
-        while not self._done():
-            if self._one_query(self.goal, seconds, prove_only=True):
-                continue
-            between = 0.0 if self.limits.radii else math.sqrt(self.goal * self.closest.distance)
-            if not self._one_query(between, seconds / PATIENCE):
-                break
-        while not self._done() and self._one_query(self.goal, PATIENCE * seconds):
-            pass
-
-    def _one_query(self, radius: float, seconds: float, *, prove_only: bool = False) -> bool:
-        """Decide a ball within some seconds; False where it was left open."""
         if not (self._decidable and 0 < radius < math.inf):
             return False
-        inputs = self.nearness.input_set(self.center, radius)
-        brief = self.run.limited(seconds)
+        before = self.lower, self.closest.distance
+        brief = self.run.limited(seconds, PATIENCE_S)
+        if looks:
+            brief.cancelled = self._looks(radius, brief)
         verdict = decided(
-            self.classifier, inputs, self.margins, brief, lambda point: self.closest.propose(point[None], "search"),
-            prove_only=prove_only,
+            self.classifier, self.nearness.input_set(self.center, radius), self.margins, brief,
+            lambda point: self.closest.propose(point[None], "search"),
         )  # fmt: skip
         self.balls += 1
         self.subdomains += brief.visited
@@ -228,18 +246,42 @@ class Bracket:
             self._prove(radius, "search")
         if verdict is Verdict.SAT:
             self._attack_briefly()
-        return verdict in (Verdict.SAT, Verdict.UNSAT)
+        return (self.lower, self.closest.distance) != before
 
-    def _queries(self) -> None:
-        """Decide the goal, with more time each try; then smaller balls, until they are too close to what is proved."""
-        left_open, seconds = math.inf, PATIENCE * TRIAL_S
+    def _looks(self, radius: float, query: Run) -> Callable[[], bool]:
+        """What a query of a ball asks whether to stop: now and then it looks between the ball and the counterexample.
+
+        A ball there may hold a nearer one where the query's holds none, and bounds lead to it soon. A goal below it is
+        easier to prove, and one just below the true radius takes very long.
+        """
+        before, due, asker = self.closest.distance, LOOK_S, threading.get_ident()
+
+        def stop() -> bool:
+            nonlocal due
+            spent = time.monotonic() - query.began
+            # The query's own threads ask as well; one look at a time is enough.
+            if spent >= due and threading.get_ident() == asker and not self.run.stopped():
+                due = LOOK_GROWTH * spent
+                self._one_query(math.sqrt(radius * self.closest.distance), LOOK_SHARE * spent, looks=False)
+            return self.run.cancelled() or self.lower >= radius or self.closest.distance < before
+
+        return self.run.cancelled if self.limits.radii or math.isinf(before) else stop
+
+    def _trial(self, seconds: float) -> float:
+        """Decide the goal, within some seconds; the radius left open, inf where it is proved."""
+        while not self._done():
+            radius = self.goal
+            if not self._one_query(radius, seconds):
+                return radius
+        return math.inf
+
+    def _queries(self, left_open: float) -> None:
+        """Decide the goal; where it is left open, smaller balls, until they are too close to what is proved."""
         while not self._done() and not self.run.stopped() and self.balls < MOST_BALLS:
             radius = self.goal if self.goal < left_open else self._smaller(left_open)
             if radius is None:
                 return
-            most = min(STAGE_SHARE * self.run.remaining(), QUERY_S)
-            seconds = min(PATIENCE * seconds, most)
-            if not self._one_query(radius, seconds) and seconds == most:
+            if not self._one_query(radius, min(STAGE_SHARE * self.run.remaining(), QUERY_S)):
                 left_open = radius
 
     def _one_tree(self) -> bool:

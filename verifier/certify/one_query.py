@@ -26,13 +26,10 @@ def decided(
     rows: Rows,
     run: Run,
     confirm: Callable[[np.ndarray], bool],
-    *,
-    prove_only: bool = False,
 ) -> Verdict:
     """UNSAT where every input of the set keeps the class, SAT where `confirm` took a point [N_in] of it.
 
-    Args:
-        prove_only: see `search.strategy.decide`.
+    No attack comes first: the caller has attacked.
     Requires: `decidable`.
     """
     problem = Problem((Case(inputs, rows.clauses()),), classifier.graph.output_size)
@@ -40,7 +37,7 @@ def decided(
     # Asked again and again, so the engine that holds the weights is the same each time.
     with classifier.until(run.deadline):
         found = decide(
-            query, Settings(), run, lambda _, point: True if confirm(point) else None, prove_only=prove_only,
+            query, Settings(), run, lambda _, point: True if confirm(point) else None, prove_only=True,
             engine=classifier.native,
         )  # fmt: skip
     return found.verdict

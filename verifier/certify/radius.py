@@ -3,11 +3,11 @@
 Requires: a classifier that some bound engine covers; any lp norm, scales, masks, valid ranges.
 Returns: an interval that holds the smallest distance at which the class changes.
 Method: minimum-norm attacks give the upper end R; the ball just inside R is the one to prove. Where the
-compiled engine covers the network and the ball, one query decides it, first after the quickest attacks
-alone; its counterexample lowers R. Elsewhere, one enclosure of the ball yields linear forms whose
-own radius is a closed expression (the lower end's first value, improved along a few smaller balls); then
-slopes are optimised and neurons split on that ball until it is proved. Where time is short the ball
-shrinks and the open subdomains alone are bounded again.
+compiled engine covers the network and the ball, one query decides it after the quickest attacks; its
+counterexample lowers R, as does one found while it lasts between the ball and R. Elsewhere, one
+enclosure of the ball yields linear forms whose own radius is a closed expression (the lower end's first
+value, improved along a few smaller balls); then slopes are optimised and neurons split on that ball until
+it is proved. Where time is short the ball shrinks and the open subdomains alone are bounded again.
 Property: sound, and complete up to the gap for piecewise-linear networks, given time.
 Source: bisection on CROWN forms, Zhang et al. 2018, arXiv:1811.00866; splits, Wang et al. 2021,
 arXiv:2103.06624; minimum-norm attacks, Pintor et al. 2021, arXiv:2102.12827.

@@ -6,7 +6,8 @@ Source: Wang et al. 2021, arXiv:2103.06624 (beta-CROWN); Shi et al. 2025, arXiv:
 from __future__ import annotations
 
 import time
-from itertools import count
+
+import numpy as np
 
 from verifier.attack.falsify import Falsifier
 from verifier.bounds.engine import BoxEngine, DomainEngine
@@ -46,19 +47,22 @@ def split_activations(
     result = tree.open(clauses)
     if not search:
         return result or SplitResult(None, len(tree))
-    result = result or tree.search(time.monotonic() + min(PLAIN_S, PLAIN_SHARE * run.remaining()))
-    if result is not None:
+    result = result or tree.search(time.monotonic() + min(PLAIN_S, PLAIN_SHARE * run.horizon()))
+    if result is not None and not result.exhausted:
         return result
+    # A tree that is exhausted has let go of subdomains; with tighter bounds they may close, or need fewer splits.
+    started_over = result is not None
+    left = clauses if started_over else tree.clauses
     with run.stage("linear programs"):
-        result, clauses = decide_by_programs(engine, domains, group, index, tree.clauses, falsifier, run)
+        result, clauses = decide_by_programs(engine, domains, group, index, left, falsifier, run)
     if result is not None:
         return result
     looking = Tree(domains, falsifier, index, run)
-    if looking.can_look or len(clauses) < len(tree.clauses):
+    if looking.can_look or started_over or len(clauses) < len(left):
         tree = looking
         result = tree.open(clauses)
     if result is None:
-        result, tree = _search_with_pauses(domains, tree, falsifier, index, run)
+        result, tree = _search_with_pauses(domains, tree, clauses, falsifier, index, run)
     trees = [tree]
     if result is None and tree.threads > 1:
         trees = tree.side_by_side(min(tree.threads, MOST_TREES), SharedFalsifier(falsifier))
@@ -71,23 +75,29 @@ def split_activations(
 
 
 def _search_with_pauses(
-    domains: DomainEngine, tree: Tree, falsifier: Falsifier, index: int, run: Run
+    domains: DomainEngine, tree: Tree, clauses: np.ndarray, falsifier: Falsifier, index: int, run: Run
 ) -> tuple[SplitResult | None, Tree]:
-    """Search, and pause to tighten what all subdomains share while that pays; what was decided, and the last tree."""
-    result, margin, racing = None, tree.worst, False
-    for pause in count():
-        seconds = min(FIRST_REFINE_S * GROWTH ** min(pause, REFINEMENTS), REFINE_SHARE * run.remaining())
+    """Search, and pause to tighten what all subdomains share while that pays; what was decided, and the last tree.
+
+    Args:
+        clauses: those that the tree holds, all open.
+    """
+    result, margin, racing, pause = None, tree.worst, False, 0
+    while True:
+        planned = run.horizon()
+        seconds = min(FIRST_REFINE_S * GROWTH ** min(pause, REFINEMENTS), REFINE_SHARE * planned)
         if pause >= REFINEMENTS and seconds < TELLING_S:
             break
         result = tree.search(time.monotonic() + (RACING_SHARE if racing else TRIAL_SHARE) * seconds)
-        if result is not None or run.stopped():
+        if run.stopped() or (result is not None and not result.exhausted):
             break
         with run.stage("refine neurons"):
             gained = domains.refine(seconds, run.stopped)
         if not gained:
             run.say("refine", "tighter bounds of neurons gain too little")
             break
-        before, clauses, tree = margin, tree.clauses, Tree(domains, falsifier, index, run)
+        clauses = tree.clauses if result is None else clauses
+        before, tree = margin, Tree(domains, falsifier, index, run)
         result = tree.open(clauses)
         if result is not None:
             break
@@ -97,4 +107,5 @@ def _search_with_pauses(
         if seconds >= TELLING_S and margin < (1 - least) * before:
             run.say("refine", "tighter bounds of neurons no longer move the worst margin")
             break
+        pause += planned >= run.remaining()  # one that was cut short out of impatience does not count
     return result, tree

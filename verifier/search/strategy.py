@@ -146,7 +146,7 @@ def _prove(engine: BoxEngine, falsifier: Falsifier, run: Run, effort: str) -> Co
             return _without_search(_concluded(bound_set(engine, group, falsifier, run), run, at_once=True))
     moving = int((group.upper > group.lower).any(axis=0).sum())
     if moving > FEW_INPUTS:
-        most = 0.5 * run.remaining()
+        most = 0.5 * run.horizon()
         expected = np.inf if moving > MIDDLING_INPUTS or len(group.lower) > 1 else _halving_seconds(engine, group, run)
         if not expected < most:
             return _split_neurons(engine, group, run, falsifier)

@@ -50,7 +50,7 @@ class Envelopes:
         w, width = self.weight, upper - lower
         worst = np.where(w >= 0, lower, upper)
         falls = np.abs(w) * width
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             share = np.where(width > 0, np.abs(point - worst) / width, np.inf)
         order = np.argsort(share, axis=1)
         left = (np.maximum(w * lower, w * upper).sum(axis=1) + 0.5 * (self.low + self.high))[:, None]
