@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,9 @@ from verifier.run import Run
 from verifier.search import activation_split
 from verifier.search.activation_split import split_activations
 from verifier.search.input_split import SplitResult
+
+
+ENGINE = SimpleNamespace(name="native")
 
 
 class _Domains:
@@ -87,7 +91,7 @@ def test_pauses_grow_and_end(monkeypatch: pytest.MonkeyPatch, left: float, move:
     monkeypatch.setattr(activation_split, "decide_by_programs", lambda *_: (None, np.arange(1)))
     monkeypatch.setattr(activation_split, "Tree", Tree)
     monkeypatch.setattr(activation_split, "root_domains", lambda *_: (domains, np.arange(1)))
-    split_activations(None, None, 0, None, run)  # type: ignore[arg-type]
+    split_activations(ENGINE, None, 0, None, run)  # type: ignore[arg-type]
     asked = domains.asked
     assert asked[0] == min(2.0, 0.3 * left, 0.3 * patience) and all(b >= a for a, b in itertools.pairwise(asked))
     assert max(asked) <= 0.3 * left
@@ -123,10 +127,10 @@ def test_what_an_exhausted_tree_has_let_go_of_is_asked_again(monkeypatch: pytest
         def search(self, _until: float = np.inf) -> SplitResult:
             return SplitResult(None, 1, exhausted=True) if len(opened) <= exhausted else SplitResult(None, 0)
 
-    monkeypatch.setattr(activation_split, "decide_by_programs", lambda *args: (None, args[4]))
+    monkeypatch.setattr(activation_split, "decide_by_programs", lambda *args: (None, args[-1]))
     monkeypatch.setattr(activation_split, "Tree", Tree)
     monkeypatch.setattr(activation_split, "root_domains", lambda *_: (_Domains(), np.arange(3)))
-    result = split_activations(None, None, 0, None, _Run(1000.0, np.inf))  # type: ignore[arg-type]
+    result = split_activations(ENGINE, None, 0, None, _Run(1000.0, np.inf))  # type: ignore[arg-type]
     assert result.open_count == 0 and not result.exhausted
     assert len(opened) == exhausted + 1 and all(len(clauses) == 3 for clauses in opened)
 

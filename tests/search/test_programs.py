@@ -62,7 +62,7 @@ def test_clauses_that_are_refuted_leave_the_others_open(monkeypatch: pytest.Monk
             assert group.lower[0].shape == points[0].shape
 
     def tried(run: Run) -> tuple[SplitResult | None, list[int]]:
-        result, left = decide_by_programs(engine, domains, group, 0, np.arange(2), Nobody(), run)  # type: ignore[arg-type]
+        result, left = decide_by_programs(engine, domains, group, 0, Nobody(), run, np.arange(2))  # type: ignore[arg-type]
         return result, left.tolist()
 
     assert tried(Run()) == (None, [1])
@@ -95,5 +95,5 @@ def test_large_programs_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = NativeEngine(graph)
     domains, _ = root_domains(engine, group, 0, Run())
     monkeypatch.setattr(programs, "MOST_TERMS", 10)
-    result, left = decide_by_programs(engine, domains, group, 0, np.arange(1), None, Run())  # type: ignore[arg-type]
+    result, left = decide_by_programs(engine, domains, group, 0, None, Run(), np.arange(1))  # type: ignore[arg-type]
     assert result is None and left.tolist() == [0]

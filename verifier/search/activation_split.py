@@ -6,6 +6,8 @@ Source: Wang et al. 2021, arXiv:2103.06624 (beta-CROWN); Shi et al. 2025, arXiv:
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -53,8 +55,8 @@ def split_activations(
     # A tree that is exhausted has let go of subdomains; with tighter bounds they may close, or need fewer splits.
     started_over = result is not None
     left = clauses if started_over else tree.clauses
-    with run.stage("linear programs"):
-        result, clauses = decide_by_programs(engine, domains, group, index, left, falsifier, run)
+    programs = partial(decide_by_programs, engine, domains, group, index, falsifier, run)
+    result, clauses = programs(left)
     if result is not None:
         return result
     looking = Tree(domains, falsifier, index, run)
@@ -62,7 +64,8 @@ def split_activations(
         tree = looking
         result = tree.open(clauses)
     if result is None:
-        result, tree = _search_with_pauses(domains, tree, clauses, falsifier, index, run)
+        again = programs if engine.name == "native" else None  # of another engine's, programs know only the root
+        result, tree = _search_with_pauses(domains, tree, clauses, falsifier, index, run, again)
     trees = [tree]
     if result is None and tree.threads > 1:
         trees = tree.side_by_side(min(tree.threads, MOST_TREES), SharedFalsifier(falsifier))
@@ -75,12 +78,19 @@ def split_activations(
 
 
 def _search_with_pauses(
-    domains: DomainEngine, tree: Tree, clauses: np.ndarray, falsifier: Falsifier, index: int, run: Run
+    domains: DomainEngine,
+    tree: Tree,
+    clauses: np.ndarray,
+    falsifier: Falsifier,
+    index: int,
+    run: Run,
+    programs: Callable[[np.ndarray], tuple[SplitResult | None, np.ndarray]] | None = None,
 ) -> tuple[SplitResult | None, Tree]:
     """Search, and pause to tighten what all subdomains share while that pays; what was decided, and the last tree.
 
     Args:
         clauses: those that the tree holds, all open.
+        programs: see `decide_by_programs`; asked after every pause.
     """
     result, margin, racing, pause = None, tree.worst, False, 0
     while True:
@@ -99,9 +109,14 @@ def _search_with_pauses(
         clauses = tree.clauses if result is None else clauses
         before, tree = margin, Tree(domains, falsifier, index, run)
         result = tree.open(clauses)
+        margin = tree.worst
+        if result is None and programs is not None:
+            result, left = programs(tree.clauses)
+            if result is None and len(left) < len(tree.clauses):
+                tree = Tree(domains, falsifier, index, run)
+                result = tree.open(left)
         if result is not None:
             break
-        margin = tree.worst
         racing = pause + 1 < REFINEMENTS and margin > (1 - RACING_MOVE) * before
         least = LEAST_MOVE if pause + 1 < REFINEMENTS else GOOD_MOVE
         if seconds >= TELLING_S and margin < (1 - least) * before:

@@ -34,10 +34,11 @@ PLAIN = (
     "Input", "Constant", "Dense", "Conv", "Scale", "Add", "Sub", "Reshape", "Transpose", "Select", "Concat", "Relu",
     "LeakyRelu", "Abs",
 )  # fmt: skip
-#: A tree is given up at once where it should take so many times the time left, going by its first split; after
-#: TRIAL_SHARE of the time, within these seconds, where it should take longer than that and is behind. Most of a tree is
+#: A tree is given up at once where it should take so many times the time left, going by its first split, which says too
+#: little by a factor of about ten. After TRIAL_SHARE of the time, within these seconds, it is given up where it is behind
+#: and either should take longer than there is or has SURPRISE times the subdomains that it should have. Most of a tree is
 #: closed late.
-PATIENCE, TRIAL_SHARE, TRIAL_S = 20.0, 0.3, (3.0, 60.0)
+PATIENCE, TRIAL_SHARE, TRIAL_S, TOO_FEW, SURPRISE = 1.0, 0.3, (3.0, 60.0), 3.0, 20.0
 #: Seconds that must be left: setting up takes one or two.
 LEAST_S = 5.0
 
@@ -64,9 +65,9 @@ def decide_by_programs(
     domains: DomainEngine,
     group: Group,
     index: int,
-    clauses: np.ndarray,
     falsifier: Falsifier,
     run: Run,
+    clauses: np.ndarray,
 ) -> tuple[SplitResult | None, np.ndarray]:
     """What programs decide of some clauses of box `index`, and the clauses they leave open.
 
@@ -78,6 +79,19 @@ def decide_by_programs(
     """
     if group.inputs is not None or run.remaining() < LEAST_S or not fits(engine.graph):
         return None, clauses
+    with run.stage("programs"):
+        return _decided(engine, domains, group, index, falsifier, run, clauses)
+
+
+def _decided(
+    engine: BoxEngine,
+    domains: DomainEngine,
+    group: Group,
+    index: int,
+    falsifier: Falsifier,
+    run: Run,
+    clauses: np.ndarray,
+) -> tuple[SplitResult | None, np.ndarray]:
     from verifier.tighten.feed import LastMile
 
     inputs = InputSet(group.lower[index], group.upper[index])
@@ -115,8 +129,8 @@ def _hopeless(run: Run, left: int, begin: float, trial: float, at: Progress) -> 
     run.tick(left, -np.inf if run.bound_after is None else run.bound_after)
     spent = time.monotonic() - begin
     whole, there = spent * at.expected / max(at.visited, 1), spent + run.remaining()
-    late = spent > trial and spent > at.share * there and whole > there
-    return run.stopped() or whole > PATIENCE * there or late
+    late = TOO_FEW * whole > there or at.visited > SURPRISE * at.expected
+    return run.stopped() or whole > PATIENCE * there or (late and spent > max(trial, at.share * there))
 
 
 def _known(
