@@ -27,17 +27,14 @@ class Rows:
     """R rows of a task. `narrow` drops rows that need no more work.
 
     Attributes:
-        index: sample of each row [R]; start, lower, upper [R, *W]; label [R], target [R] or None;
-            eps [R]; balls as in Space.
+        index: sample of each row [R]; label [R], target [R] or None; eps [R]; balls as in Space.
     """
 
     def __init__(self, task: Task, index: Tensor):
         space = task.space
         self.task, self.index, self.p = task, index, space.p
         bounded = not task.minimise
-        self.start = space.start[index]
-        self.lower = (space.ball_lower if bounded else space.lower)[index]
-        self.upper = (space.ball_upper if bounded else space.upper)[index]
+        self._ends = (space.ball_lower, space.ball_upper) if bounded else (space.lower, space.upper)
         self.label = task.label[index]
         self.target = None if task.target is None else task.target[index]
         self.eps = space.eps[index]
@@ -48,6 +45,21 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @cached_property
+    def start(self) -> Tensor:
+        """The clean inputs [R, *W]; gathered, as the box is, when first asked for: rows that only count need none."""
+        return self.task.space.start[self.index]
+
+    @cached_property
+    def lower(self) -> Tensor:
+        """Lower ends of the box [R, *W]."""
+        return self._ends[0][self.index]
+
+    @cached_property
+    def upper(self) -> Tensor:
+        """Upper ends of the box [R, *W]."""
+        return self._ends[1][self.index]
 
     @cached_property
     def _tally(self) -> Tensor:
