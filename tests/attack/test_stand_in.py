@@ -173,7 +173,9 @@ def test_an_attack_leaves_what_was_read_usable() -> None:
     assert stand_in(Model.from_torch(net), IMAGES).compiled is before
 
 
-def test_points_that_the_judge_loses_are_won_back_clearly() -> None:
+@pytest.mark.parametrize("lenient", [False, True])
+def test_points_that_the_judge_loses_are_won_back_clearly(lenient: bool) -> None:
+    """`lenient`: the judge rounds otherwise when it is asked about the lost points alone."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
     model = Model.from_torch(net)
@@ -182,12 +184,14 @@ def test_points_that_the_judge_loses_are_won_back_clearly() -> None:
 
     def judge(x: Tensor) -> Tensor:
         """The scores, a little in favour of the label of the nearest image."""
-        label = y[(x.flatten(1)[:, None] - IMAGES.flatten(1)).abs().sum(2).argmin(1)]
-        return net(x) + gap * nn.functional.one_hot(label, 10)
+        nearest = (x.flatten(1)[:, None] - IMAGES.flatten(1)).abs().sum(2).argmin(1)
+        strict = (nearest < len(IMAGES) / 2) & (len(x) == len(IMAGES)) if lenient else nearest >= 0
+        return net(x) + gap * strict[:, None] * nn.functional.one_hot(y[nearest], 10)
 
     model.forward, model.module, model.judge = net, None, judge
     result = build("fab", steps=10)(model, IMAGES, y, LpThreat(norm=INF), seed=0)
     scores = judge(result.adversarial)
     first, second = scores.topk(2, dim=1).values.unbind(1)
     assert bool(result.success.all()) and bool((judge(result.adversarial).argmax(1) != y).all())
-    assert bool((first - second > 8 * torch.finfo(scores.dtype).eps * scores.abs().amax(1)).all())
+    clear = first - second > 8 * torch.finfo(scores.dtype).eps * scores.abs().amax(1)
+    assert lenient or bool(clear.all())
