@@ -111,9 +111,8 @@ class Attack(ABC):
         model = wrap(model)
         self._admit(model, threat)
         inputs, label, target = as_batch(model, x, y, targets)
-        with torch.no_grad():
-            model = stand_in(model, inputs)
         with torch.no_grad(), model.untouched():
+            model = stand_in(model, inputs)
             space = threat.space(inputs)
             clean = _ask(model, space.clean)
             _check_labels(label, target, clean.classes)

@@ -1,4 +1,4 @@
-"""Victims evaluated and differentiated by the native engine: network files, and torch modules that are plain stacks."""
+"""Victims evaluated and differentiated by the native engine: network files, and torch modules that can be followed."""
 
 from __future__ import annotations
 
