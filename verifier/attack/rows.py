@@ -281,7 +281,7 @@ class Rows:
 
     def clip(self, work: Tensor) -> Tensor:
         """work cut to the box."""
-        return torch.minimum(torch.maximum(work, self.lower), self.upper)
+        return work.clamp(self.lower, self.upper)
 
     def random_start(self) -> Tensor:
         """A random point of the constraints [R, *W]: uniform in the linf box, else a random
