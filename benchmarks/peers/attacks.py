@@ -177,7 +177,7 @@ def cases() -> list[Case]:
     """
     found = peers()
     plans: list[tuple[str, float, dict[str, Any], bool]] = [
-        ("pgd", INF, {"steps": 40, "step_rel": 2.5 / 40}, False),
+        ("pgd", INF, {"steps": 40}, False),
         ("apgd", INF, {"steps": 25, "restarts": 2}, False),
         ("bab", INF, {"steps": 40}, False),
         ("square", INF, {"steps": 1000}, False),

@@ -206,12 +206,12 @@ class Rows:
         return scores, classes, self._movable(jacobian, self.free[:, None])
 
     def ascend(
-        self, work: Tensor, loss: Loss, aim: Tensor | None, length: Tensor, steps: int
+        self, work: Tensor, loss: Loss, aim: Tensor | None, length: Tensor, shares: list[float]
     ) -> tuple[Tensor, Tensor] | None:
         """Projected sign ascent of a loss from work [R, *W] in one call, each row until it succeeds.
 
         Args:
-            aim: [R], replaces the task's own targets in the loss only; length: of the steps [R].
+            aim: [R], replaces the task's own targets in the loss only; length: of steps [R]; shares: of it for each.
         Returns:
             Where the rows arrived and which succeeded [R]; None where that needs steps from outside: constraints beside
             the box, a victim or a loss unknown to compiled code, or several rows of a sample, which stop each other.
@@ -223,8 +223,8 @@ class Rows:
         if not alone or task.model.prepared(task.space.decode(work, self.index)) is not work:
             return None
         goal = (self.label, self.target, self.target if aim is None else aim)
-        work, taken = compiled.ascend(work, loss, goal, (self.lower, self.upper), length, steps)
-        hit = taken >= 0
+        work, taken = compiled.ascend(work, loss, goal, (self.lower, self.upper), length, shares)
+        hit, steps = taken >= 0, len(shares)
         looks = torch.where(hit, taken, steps) + 1
         task.queries.index_add_(0, self.index, looks * task.model.evaluations_per_row)
         task.gradients.index_add_(0, self.index, looks.clamp_max(steps) * task.model.evaluations_per_row)
