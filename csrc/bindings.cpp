@@ -154,21 +154,22 @@ py::tuple climb(verifier::Network<T>& network, const Numbers<T>& points, const s
 template <typename T>
 py::tuple ascend(verifier::Network<T>& network, const Numbers<T>& points, const std::string& loss, const Classes& label,
                  const std::optional<Classes>& target, const std::optional<Classes>& aim, const Numbers<T>& lower,
-                 const Numbers<T>& upper, const Numbers<T>& length, int64_t steps, int threads) {
+                 const Numbers<T>& upper, const Numbers<T>& length, const Numbers<T>& share, int threads) {
     const verifier::Loss known = loss_named(loss, network.outputs());
     const int64_t count = points.ndim() > 0 ? points.shape(0) : 0;
     for (const auto& [name, array] : {std::pair{"points", &points}, {"lower", &lower}, {"upper", &upper}})
         expect(name, *array, count, network.inputs());
     if (length.ndim() != 1 || length.shape(0) != count) throw py::value_error("length: expected one for every point");
-    if (steps < 0) throw py::value_error("steps: expected 0 or more");
+    if (share.ndim() != 1) throw py::value_error("share: expected one for every step");
     expect_classes("label", label, count, network.outputs());
     for (const auto& [name, classes] : {std::pair{"target", &target}, {"aim", &aim}})
         if (*classes) expect_classes(name, **classes, count, network.outputs());
     py::array_t<T> reached({count, network.inputs()});
     py::array_t<int64_t> taken(count);
     std::copy(points.data(), points.data() + points.size(), reached.mutable_data());
-    const verifier::Ascent<T> job{count, steps, known, label.data(), data_of(target), data_of(aim), lower.data(),
-                                  upper.data(), length.data(), reached.mutable_data(), taken.mutable_data()};
+    const verifier::Ascent<T> job{count, share.shape(0), known, label.data(), data_of(target), data_of(aim),
+                                  lower.data(), upper.data(), length.data(), share.data(), reached.mutable_data(),
+                                  taken.mutable_data()};
     {
         py::gil_scoped_release free;
         network.ascend(job, threads);
@@ -222,7 +223,7 @@ void bind_network(py::module_& module, const char* name) {
         .def("climb", &climb<T>, py::arg("points"), py::arg("loss"), py::arg("label"), py::arg("target"), py::kw_only(),
              py::arg("threads"))
         .def("ascend", &ascend<T>, py::arg("points"), py::arg("loss"), py::arg("label"), py::arg("target"), py::arg("aim"),
-             py::arg("lower"), py::arg("upper"), py::arg("length"), py::kw_only(), py::arg("steps"), py::arg("threads"))
+             py::arg("lower"), py::arg("upper"), py::arg("length"), py::arg("share"), py::kw_only(), py::arg("threads"))
         .def("record", &record<T>, py::arg("points"), py::kw_only(), py::arg("threads"))
         .def("pull_back", &pull_back<T>, py::arg("trace"), py::arg("weights"), py::kw_only(), py::arg("threads"));
 }

@@ -8,8 +8,8 @@ scikit-learn's digits. --boxes FOLDER ... names benchmark folders (instances.csv
 first: inputs are then the distinct centres of all their input boxes of the network's size, cut to
 [0, 1], labels the network's own. Tools that are not installed are left out.
 
-The others attack the network as a torch module, which is what they take: a Sequential of layers where
-there is one that computes it, else a module around the graph. `verifier` attacks the file, as its
+The others attack the network as a torch module, which is what they take: layers in a Sequential, or with
+sums of them, where those compute it, else a module around the graph. `verifier` attacks the file, as its
 commands do, and `verifier, module` the same module as the others. Times are CPU seconds of one thread,
 the least of up to three runs. Queries are rows evaluated, counted by a wrapper around the module, or
 for ours by the attack itself (a test holds the two to be equal).
@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from stacks import as_stack
+from modules import as_module
 from torch import Tensor, nn
 
 from verifier.attack.model import Model
@@ -177,7 +177,7 @@ def cases() -> list[Case]:
     """
     found = peers()
     plans: list[tuple[str, float, dict[str, Any], bool]] = [
-        ("pgd", INF, {"steps": 40, "step_rel": 2.5 / 40}, False),
+        ("pgd", INF, {"steps": 40}, False),
         ("apgd", INF, {"steps": 25, "restarts": 2}, False),
         ("bab", INF, {"steps": 40}, False),
         ("square", INF, {"steps": 1000}, False),
@@ -310,7 +310,7 @@ def main() -> int:
     for name in args.networks:
         path = args.boxes[0] / name if args.boxes else Path(name)
         read = graph_module(path).eval()
-        net = as_stack(read.network.source) or read
+        net = as_module(read.network.source) or read
         x, y = box_inputs(args.boxes, read, args.samples) if args.boxes else digit_inputs(net, args.samples)
         victim = Victim(net, Model.from_onnx(path), read, x, y)
         for warm in (net, victim.file.forward):  # whoever comes first must not pay for torch's start

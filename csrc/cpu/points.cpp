@@ -101,8 +101,9 @@ void Network<T>::ascend(const Ascent<T>& job, int threads) {
             }
             const T *g = slope.data() + r * n, *lower = job.lower + row * n, *upper = job.upper + row * n;
             T* moved = points.data() + kept * n;
+            const T length = job.length[row] * job.share[step];
             for (int64_t i = 0; i < n; ++i) {
-                const T way = g[i] > 0 ? job.length[row] : g[i] < 0 ? -job.length[row] : T(0);
+                const T way = g[i] > 0 ? length : g[i] < 0 ? -length : T(0);
                 moved[i] = std::min(std::max(point[i] + way, lower[i]), upper[i]);
             }
             rows[kept] = row;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from conftest import INF, Victim, make_linear
 from contract import Counting, check
 
 from verifier.attack.base import PUSHES, Attack
+from verifier.attack.gradient.pgd import BIM, CROSSING, PGD
 from verifier.attack.losses import margin
 from verifier.attack.model import Access, Model
 from verifier.attack.registry import ATTACKS, build, suitable
@@ -253,6 +255,32 @@ def test_pgd_without_early_stop_reaches_a_higher_margin(digits: Victim) -> None:
     with torch.no_grad():
         a, b = (margin(digits.module(r.adversarial), digits.y, None) for r in (first, worst))
     assert float(b.mean()) > float(a.mean())
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 9, 40, 1000])
+def test_falling_steps_cross_the_ball(steps: int) -> None:
+    shares = PGD(steps=steps).shares()
+    assert len(shares) == steps and sum(shares) >= CROSSING * (1 - 1e-12)
+    assert all(before > after > 0 for before, after in itertools.pairwise(shares))
+    assert PGD(steps=steps, step_rel=0.1).shares() == [0.1] * steps
+    assert BIM(steps=steps).shares() == [CROSSING / steps] * steps
+
+
+def test_pgd_with_falling_steps_leaves_fewer_than_with_small_ones(digits: Victim) -> None:
+    left = {
+        step_rel: sum(
+            int(
+                (
+                    ~build("pgd", step_rel=step_rel)(
+                        digits.module, digits.x, digits.y, LpThreat(norm=2.0, eps=0.9), seed=seed
+                    ).success
+                ).sum()
+            )
+            for seed in range(5)
+        )
+        for step_rel in (None, CROSSING / 40)
+    }
+    assert left[None] < left[CROSSING / 40]
 
 
 def test_unknown_names_and_settings_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""Torch stacks attacked through compiled code: which are, which are not, and that the module has the last word."""
+"""Torch modules attacked through compiled code: which are, which are not, and that the module has the last word."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import pytest
 import torch
 from conftest import INF
 from torch import Tensor, nn
+from torch.nn import functional
 
 from verifier.attack.model import Model, Preprocessing
 from verifier.attack.registry import build
 from verifier.attack.stand_in import stand_in
 from verifier.attack.threat import LpThreat
 from verifier.data.packaged import digits
-from verifier.graph.torch.stack import plain_layers
 
 IMAGES = torch.tensor(digits().x[:24])
 
@@ -49,19 +49,123 @@ def test_a_stack_is_read_and_agrees(dtype: torch.dtype, preprocess: Preprocessin
 
 
 class Wrapped(nn.Module):
-    """The same module, which is not read."""
+    """The same module, which torch.fx cannot follow: a choice hangs on the input."""
 
     def __init__(self, inner: nn.Module):
         super().__init__()
         self.inner = inner
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.inner(x)
+        return self.inner(x) if bool((x < 2).any()) else -self.inner(x)
 
 
-def attacked_alike(attack: str, threat: LpThreat, *, targeted: bool = False, **settings: Any) -> None:
+class Residual(nn.Module):
+    """Shortcuts, shapes asked for, functions, parameters used outside layers, and a layer used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.inner = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.statistics = nn.BatchNorm2d(4)
+        self.scale = nn.Parameter(torch.rand(4, 1, 1))
+        self.last, self.sign = nn.Linear(128, 10), 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.relu(self.first(x))
+        for _ in range(2):
+            y = y + self.scale * torch.relu(self.statistics(self.inner(y)))
+        y = torch.cat([functional.avg_pool2d(y, 2), functional.adaptive_avg_pool2d(y, (4, 4))], dim=1)
+        flat = functional.dropout(y, 0.5, self.training).view(x.size(0), y.shape[1] * 16)
+        return self.sign * self.last(flat)
+
+
+def test_a_residual_module_is_read_and_attacked_alike() -> None:
+    net = Residual().double().eval()
+    x = IMAGES.double()
+    found = stand_in(Model.from_torch(net), x)
+    assert found.compiled is not None and torch.allclose(found.scores(x), net(x), atol=1e-12)
+    attacked_alike("apgd", LpThreat(eps=0.05), net=net)
+
+
+def test_what_a_residual_module_hangs_on_is_watched() -> None:
+    net = Residual().eval()
+    model = Model.from_torch(net)
+    first = stand_in(model, IMAGES).compiled
+    assert stand_in(model, IMAGES).compiled is first
+    net.sign = -1.0
+    second = stand_in(model, IMAGES)
+    assert second.compiled is not None and second.compiled is not first
+    assert torch.allclose(second.scores(IMAGES), net(IMAGES), atol=1e-5)
+    with torch.no_grad():
+        net.scale.mul_(2)
+    assert torch.allclose(stand_in(model, IMAGES).scores(IMAGES), net(IMAGES), atol=1e-5)
+    net.inner.register_forward_hook(lambda module, args, out: -out)
+    assert stand_in(model, IMAGES) is model
+
+
+class Choosing(Residual):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if x.sum() > 0 else -x)
+
+
+class Remembering(Residual):
+    """Counts rows: compiled code would not."""
+
+    rows = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.rows = self.rows + x.shape[0]
+        return super().forward(x)
+
+
+class Collecting(Residual):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(x)
+        return super().forward(x)
+
+
+class Unknown(Residual):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(torch.special.expit(x))
+
+
+class Softened(Residual):
+    """A known function with an argument that its lowering does not know."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(torch.add(x, x, out=None))
+
+
+class Overwriting(Residual):
+    """A sum written into a tensor that is used again, which torch.fx takes for a new one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x * 1
+        z = y
+        z += 1
+        return super().forward(y)
+
+
+@pytest.mark.parametrize("kind", [Choosing, Remembering, Collecting, Unknown, Softened, Overwriting])
+def test_modules_that_cannot_be_followed_stay_with_torch(kind: type[Residual]) -> None:
+    net = kind().eval()
+    model = Model.from_torch(net)
+    before = dict(vars(net))
+    assert stand_in(model, IMAGES) is model
+    assert vars(net) == before and not getattr(net, "seen", [])
+    net.train()
+    assert stand_in(model, IMAGES) is model
+
+
+def attacked_alike(
+    attack: str, threat: LpThreat, *, net: nn.Module | None = None, targeted: bool = False, **settings: Any
+) -> None:
     """In double precision, so that no sign of a derivative hangs on the order of a sum."""
-    net, x = stack().double(), IMAGES.double()
+    net, x = net or stack().double(), IMAGES.double()
     y = net(x).argmax(1)
     targets = (y + 3) % 10 if targeted else None
     mine, theirs = (
@@ -132,10 +236,10 @@ def spoil_parametrisation(net: nn.Sequential) -> None:
 )
 def test_anything_else_stays_with_torch(spoil: Callable[[nn.Sequential], None]) -> None:
     net = stack()
-    assert plain_layers(net) is not None
-    spoil(net)
     model = Model.from_torch(net)
-    assert plain_layers(net) is None and stand_in(model, IMAGES) is model
+    assert stand_in(model, IMAGES).compiled is not None
+    spoil(net)
+    assert stand_in(model, IMAGES) is model
 
 
 def test_unread_settings_stay_with_torch() -> None:
@@ -173,7 +277,9 @@ def test_an_attack_leaves_what_was_read_usable() -> None:
     assert stand_in(Model.from_torch(net), IMAGES).compiled is before
 
 
-def test_points_that_the_judge_loses_are_won_back_clearly() -> None:
+@pytest.mark.parametrize("lenient", [False, True])
+def test_points_that_the_judge_loses_are_won_back_clearly(lenient: bool) -> None:
+    """`lenient`: the judge rounds otherwise when it is asked about the lost points alone."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
     model = Model.from_torch(net)
@@ -182,12 +288,14 @@ def test_points_that_the_judge_loses_are_won_back_clearly() -> None:
 
     def judge(x: Tensor) -> Tensor:
         """The scores, a little in favour of the label of the nearest image."""
-        label = y[(x.flatten(1)[:, None] - IMAGES.flatten(1)).abs().sum(2).argmin(1)]
-        return net(x) + gap * nn.functional.one_hot(label, 10)
+        nearest = (x.flatten(1)[:, None] - IMAGES.flatten(1)).abs().sum(2).argmin(1)
+        strict = (nearest < len(IMAGES) / 2) & (len(x) == len(IMAGES)) if lenient else nearest >= 0
+        return net(x) + gap * strict[:, None] * nn.functional.one_hot(y[nearest], 10)
 
     model.forward, model.module, model.judge = net, None, judge
     result = build("fab", steps=10)(model, IMAGES, y, LpThreat(norm=INF), seed=0)
     scores = judge(result.adversarial)
     first, second = scores.topk(2, dim=1).values.unbind(1)
     assert bool(result.success.all()) and bool((judge(result.adversarial).argmax(1) != y).all())
-    assert bool((first - second > 8 * torch.finfo(scores.dtype).eps * scores.abs().amax(1)).all())
+    clear = first - second > 8 * torch.finfo(scores.dtype).eps * scores.abs().amax(1)
+    assert lenient or bool(clear.all())

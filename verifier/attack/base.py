@@ -111,9 +111,8 @@ class Attack(ABC):
         model = wrap(model)
         self._admit(model, threat)
         inputs, label, target = as_batch(model, x, y, targets)
-        with torch.no_grad():
-            model = stand_in(model, inputs)
         with torch.no_grad(), model.untouched():
+            model = stand_in(model, inputs)
             space = threat.space(inputs)
             clean = _ask(model, space.clean)
             _check_labels(label, target, clean.classes)
@@ -144,16 +143,17 @@ class Attack(ABC):
             )
 
 
-#: How much further points lost to rounding go, try after try, relative to their perturbation.
-PUSHES = (1e-5, 1e-4, 1e-3, 1e-2)
+#: How much further points lost to rounding go, try after try, relative to their perturbation, until they lead by so
+#: many times what rounding took from them.
+PUSHES, SAFE = (1e-5, 1e-4, 1e-3, 1e-2), 4.0
 
 
 @dataclass
 class _Answer:
-    """Predictions [R], whether each leads by more than the rounding of other batches [R], and K (0: unknown)."""
+    """Predictions [R], by how much each leads beyond the rounding of a sum [R] (inf: unknown), and K (0: unknown)."""
 
     prediction: Tensor
-    clear: Tensor
+    lead: Tensor
     classes: int
 
 
@@ -166,7 +166,7 @@ class _Parts:
         self.adversarial = space.clean.clone()
         self.success = goal.clone()
         self.candidate = torch.zeros_like(goal)
-        self.changed, self.clear = torch.zeros_like(goal), torch.zeros_like(goal)
+        self.changed, self.lead = torch.zeros_like(goal), torch.zeros_like(goal, dtype=torch.float64)
         self.queries = torch.full(goal.shape, cost, dtype=torch.int64, device=goal.device)
         self.gradients = torch.zeros_like(self.queries)
         self.restarts = torch.zeros_like(self.queries)
@@ -206,6 +206,7 @@ def _recheck(model: Model, threat: Threat, parts: _Parts, label: Tensor, target:
     parts.prediction = torch.full_like(label, -1)
     _predict_into(parts, model, parts.changed, label, target)
     lost = parts.candidate & ~parts.success & parts.changed
+    taken = torch.where(parts.lead.isfinite(), parts.lead, 0.0).clamp_min(0)
     for push in PUSHES:
         if not bool(lost.any()):
             return
@@ -221,7 +222,8 @@ def _recheck(model: Model, threat: Threat, parts: _Parts, label: Tensor, target:
         parts.adversarial = torch.where(along(better, parts.adversarial), retry.adversarial, parts.adversarial)
         parts.prediction = torch.where(better, retry.prediction, parts.prediction)
         parts.success = parts.success | better
-        lost = lost & ~retry.clear  # where rounding lost a point once, it could again in another batch
+        # where rounding lost a point once, it could again in another batch
+        lost = lost & ~(retry.success & (retry.lead > SAFE * taken))
 
 
 def _predict_into(parts: _Parts, model: Model, rows: Tensor, label: Tensor, target: Tensor | None) -> None:
@@ -233,22 +235,22 @@ def _predict_into(parts: _Parts, model: Model, rows: Tensor, label: Tensor, targ
     assert parts.prediction is not None
     parts.prediction[chosen] = answer.prediction
     reached = _goal(answer.prediction, label[chosen], None if target is None else target[chosen])
-    parts.success[chosen], parts.clear[chosen] = reached, reached & answer.clear
+    parts.success[chosen], parts.lead[chosen] = reached, answer.lead
 
 
 def _ask(model: Model, x: Tensor) -> _Answer:
-    predictions, clear, classes = [], [], 0
+    predictions, lead, classes = [], [], 0
     for piece in x.split(max(1, model.rows_at_once)):
         if model.access >= Access.SCORES:
             scores = model.judged(piece)
             classes = scores.shape[1]
             predictions.append(predicted(scores))
             first, second = scores.topk(2, dim=1).values.unbind(1)
-            clear.append(first - second > 8 * torch.finfo(scores.dtype).eps * scores.abs().amax(1))
+            lead.append((first - second - 8 * torch.finfo(scores.dtype).eps * scores.abs().amax(1)).double())
         else:
             predictions.append(model.labels(piece))
-            clear.append(torch.ones_like(predictions[-1], dtype=torch.bool))
-    return _Answer(torch.cat(predictions), torch.cat(clear), classes)
+            lead.append(torch.full_like(predictions[-1], torch.inf, dtype=torch.float64))
+    return _Answer(torch.cat(predictions), torch.cat(lead), classes)
 
 
 def _goal(prediction: Tensor, label: Tensor, target: Tensor | None) -> Tensor:

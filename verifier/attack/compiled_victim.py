@@ -1,4 +1,4 @@
-"""Victims evaluated and differentiated by the native engine: network files, and torch modules that are plain stacks."""
+"""Victims evaluated and differentiated by the native engine: network files, and torch modules that can be followed."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ class CompiledForward:
         goal: tuple[Tensor, Tensor | None, Tensor | None],
         box: tuple[Tensor, Tensor],
         length: Tensor,
-        steps: int,
+        shares: list[float],
     ) -> tuple[Tensor, Tensor]:
         """Projected sign ascent of a loss from inputs [R, ...], each until it reaches its goal.
 
         Args:
             goal: label [R], target [R] or None, and what the loss aims at instead of the target [R] or None.
-            box: lower and upper ends like x; length: of each input's steps [R].
+            box: lower and upper ends like x; length: of each input's steps [R]; shares: of it for each step.
         Returns:
             Where they arrived [R, ...], and the steps it took int64 [R], -1 where the goal was not reached.
         """
@@ -62,8 +62,7 @@ class CompiledForward:
         lower, upper = (e.flatten(1).numpy() for e in box)
         points, taken = self.network.ascend(
             *(as_features(x, self.network.inputs, self.graph).numpy(), COMPILED[loss], label, target, aim),
-            *(lower, upper, length.numpy()),
-            steps=steps,
+            *(lower, upper, length.numpy(), length.new_tensor(shares).numpy()),
             threads=torch.get_num_threads(),
         )
         return torch.from_numpy(points).reshape(x.shape), torch.from_numpy(taken)

@@ -54,7 +54,10 @@ def of_scores(model: Model, work: Tensor, to_inputs: Map, choose: Map) -> tuple[
             return scores.detach(), classes, _jacobian(scores.gather(1, classes), work, model.vectorised)
         raw, scores, pull_back = _recorded(model, model.compiled, work, model.prepared(to_inputs(work)))
         classes = choose(scores.detach())
-        weights = _jacobian(scores.gather(1, classes), raw, together=True)
+        if scores is raw:
+            weights = torch.eye(raw.shape[1], dtype=raw.dtype)[classes]
+        else:
+            weights = _jacobian(scores.gather(1, classes), raw, together=True)
         return scores.detach(), classes, pull_back(weights)
 
 

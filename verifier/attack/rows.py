@@ -27,17 +27,14 @@ class Rows:
     """R rows of a task. `narrow` drops rows that need no more work.
 
     Attributes:
-        index: sample of each row [R]; start, lower, upper [R, *W]; label [R], target [R] or None;
-            eps [R]; balls as in Space.
+        index: sample of each row [R]; label [R], target [R] or None; eps [R]; balls as in Space.
     """
 
     def __init__(self, task: Task, index: Tensor):
         space = task.space
         self.task, self.index, self.p = task, index, space.p
         bounded = not task.minimise
-        self.start = space.start[index]
-        self.lower = (space.ball_lower if bounded else space.lower)[index]
-        self.upper = (space.ball_upper if bounded else space.upper)[index]
+        self._ends = (space.ball_lower, space.ball_upper) if bounded else (space.lower, space.upper)
         self.label = task.label[index]
         self.target = None if task.target is None else task.target[index]
         self.eps = space.eps[index]
@@ -48,6 +45,21 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @cached_property
+    def start(self) -> Tensor:
+        """The clean inputs [R, *W]; gathered, as the box is, when first asked for: rows that only count need none."""
+        return self.task.space.start[self.index]
+
+    @cached_property
+    def lower(self) -> Tensor:
+        """Lower ends of the box [R, *W]."""
+        return self._ends[0][self.index]
+
+    @cached_property
+    def upper(self) -> Tensor:
+        """Upper ends of the box [R, *W]."""
+        return self._ends[1][self.index]
 
     @cached_property
     def _tally(self) -> Tensor:
@@ -194,12 +206,12 @@ class Rows:
         return scores, classes, self._movable(jacobian, self.free[:, None])
 
     def ascend(
-        self, work: Tensor, loss: Loss, aim: Tensor | None, length: Tensor, steps: int
+        self, work: Tensor, loss: Loss, aim: Tensor | None, length: Tensor, shares: list[float]
     ) -> tuple[Tensor, Tensor] | None:
         """Projected sign ascent of a loss from work [R, *W] in one call, each row until it succeeds.
 
         Args:
-            aim: [R], replaces the task's own targets in the loss only; length: of the steps [R].
+            aim: [R], replaces the task's own targets in the loss only; length: of steps [R]; shares: of it for each.
         Returns:
             Where the rows arrived and which succeeded [R]; None where that needs steps from outside: constraints beside
             the box, a victim or a loss unknown to compiled code, or several rows of a sample, which stop each other.
@@ -211,8 +223,8 @@ class Rows:
         if not alone or task.model.prepared(task.space.decode(work, self.index)) is not work:
             return None
         goal = (self.label, self.target, self.target if aim is None else aim)
-        work, taken = compiled.ascend(work, loss, goal, (self.lower, self.upper), length, steps)
-        hit = taken >= 0
+        work, taken = compiled.ascend(work, loss, goal, (self.lower, self.upper), length, shares)
+        hit, steps = taken >= 0, len(shares)
         looks = torch.where(hit, taken, steps) + 1
         task.queries.index_add_(0, self.index, looks * task.model.evaluations_per_row)
         task.gradients.index_add_(0, self.index, looks.clamp_max(steps) * task.model.evaluations_per_row)
@@ -269,7 +281,7 @@ class Rows:
 
     def clip(self, work: Tensor) -> Tensor:
         """work cut to the box."""
-        return torch.minimum(torch.maximum(work, self.lower), self.upper)
+        return work.clamp(self.lower, self.upper)
 
     def random_start(self) -> Tensor:
         """A random point of the constraints [R, *W]: uniform in the linf box, else a random

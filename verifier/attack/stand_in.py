@@ -1,4 +1,4 @@
-"""Compiled code in place of a torch victim that is a plain stack of layers; the module itself goes on judging."""
+"""Compiled code in place of a torch victim made of known layers and functions; the module itself goes on judging."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from verifier.attack.compiled_victim import CompiledForward, compiled
 from verifier.attack.model import Model
 from verifier.errors import VerifierError
-from verifier.graph.torch.stack import load_stack, plain_layers
+from verifier.graph.torch.traced import load_traced, state_of
 from verifier.kernels.stages import nonzeros
 
-#: Weights, a convolution's counted at every place, up to which a stack is read: that takes some 50 ns each.
-LARGEST = 3_000_000
+#: Weights, a convolution's counted at every place, up to which a module is read: that takes some 25 ns each, which
+#: twenty evaluations of a small batch save again, and memory.
+LARGEST = 10_000_000
 #: Inputs on which both must agree, and how well, relative to the scores.
 ROWS, CLOSE = 8, 1e-3
 
@@ -27,8 +28,9 @@ _READ: WeakKeyDictionary[nn.Module, tuple[Any, CompiledForward | None]] = WeakKe
 def stand_in(model: Model, inputs: Tensor) -> Model:
     """The model, or its likeness in compiled code for attacks on inputs [B, *S].
 
-    Only where the module is a plain stack on the CPU (`plain_layers`: not in training mode, nothing hooked), no
-    larger than LARGEST, and both agree on the first inputs. What is read is kept while the weights stay.
+    Only where the module is on the CPU, can be followed (`load_traced`: not in training mode, nothing hooked, nothing
+    but known layers and functions), is no larger than LARGEST, and both agree on the first inputs. What is read is kept
+    while weights, parts and settings stay.
     """
     module = model.module
     if type(model) is not Model or module is None or model.forward is not module or model.device.type != "cpu":
@@ -44,20 +46,19 @@ def stand_in(model: Model, inputs: Tensor) -> Model:
 
 
 def _read(module: nn.Module, few: Tensor) -> CompiledForward | None:
-    layers = plain_layers(module)
-    if layers is None or few.dtype not in (torch.float32, torch.float64):
+    now = state_of(module)
+    if now is None or few.dtype not in (torch.float32, torch.float64):
         return None
-    held = [t for layer in layers for t in (*layer.parameters(), *layer.buffers())]
-    state = (few.shape[1:], few.dtype, [id(layer) for layer in layers], [(t.data_ptr(), t._version) for t in held])
+    state = (few.shape[1:], few.dtype, now)
     known = _READ.get(module)
     if known is None or known[0] != state:
-        known = _READ[module] = (state, _compile(layers, few))
+        known = _READ[module] = (state, _compile(module, few))
     return known[1]
 
 
-def _compile(layers: list[nn.Module], few: Tensor) -> CompiledForward | None:
+def _compile(module: nn.Module, few: Tensor) -> CompiledForward | None:
     try:
-        graph = load_stack(layers, (1, *few.shape[1:]), few.dtype)
+        graph = load_traced(module, (1, *few.shape[1:]), few.dtype)
     except VerifierError:
         return None
     return compiled(graph) if graph.parameter_count + nonzeros(graph) <= LARGEST else None

@@ -28,6 +28,11 @@ EDGE = 1e-4
 _PER_SAMPLE = ("clean", "start", "lower", "upper", "ball_lower", "ball_upper", "eps")
 
 
+def as_it_is(work: Tensor, index: Tensor) -> Tensor:
+    """Where working coordinates are the inputs themselves."""
+    return work
+
+
 @dataclass(frozen=True)
 class Space:
     """A threat around given inputs, in working coordinates.
@@ -62,7 +67,7 @@ class Space:
             self,
             **{name: getattr(self, name)[index] for name in _PER_SAMPLE},
             balls=tuple((p, radius[index]) for p, radius in self.balls),
-            decode=lambda work, rows: decode(work, index[rows]),
+            decode=as_it_is if decode is as_it_is else lambda work, rows: decode(work, index[rows]),
         )
 
 
@@ -184,7 +189,7 @@ class LpThreat(Threat):
             p=float(self.norm),
             eps=eps,
             balls=tuple((float(p), torch.full_like(eps, e)) for p, e in self.also if p != INF),
-            decode=(lambda work, index: work) if unit is None else (lambda work, index: work * unit[index]),
+            decode=as_it_is if unit is None else lambda work, index: work * unit[index],
             threat=self,
         )
 

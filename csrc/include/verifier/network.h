@@ -82,7 +82,8 @@ struct Ascent {
     int64_t count, steps;
     Loss loss;
     const int64_t *label, *target, *aim;  // [count]; the goal, and the target of the loss; null for none
-    const T *lower, *upper, *length;      // [count, N_in], [count]: the boxes and the steps
+    const T *lower, *upper;               // [count, N_in]: the boxes
+    const T *length, *share;              // [count], [steps]: a point's step is its length times the step's share
     T* points;                            // [count, N_in], where they are, in the boxes
     int64_t* taken;                       // [count] steps taken to the goal, -1 where it was not reached
 };

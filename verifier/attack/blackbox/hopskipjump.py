@@ -17,6 +17,10 @@ from verifier.attack.projections import along, norm
 from verifier.attack.rows import Rows
 from verifier.attack.task import Task
 
+#: Numbers in the points that are made, looked at and summed in one go, what a core's cache holds; and how many times
+#: as many random ones are drawn, once: every part takes its own run of them (Salimans et al. 2017, arXiv:1703.03864).
+PART, TABLE = 2**18, 8
+
 
 @dataclass(frozen=True)
 class HopSkipJump(Attack):
@@ -50,6 +54,7 @@ class HopSkipJump(Attack):
         if not len(rows):
             return
         work = self._pull(rows, work, search)
+        table = task.normal(TABLE * max(PART, features))
         for step in range(1, self.steps + 1):
             size = rows.size(work)
             count = min(self.most, int(self.initial * math.sqrt(step)))
@@ -58,41 +63,18 @@ class HopSkipJump(Attack):
                 if step == 1
                 else size * (math.sqrt(features) * threshold if rows.p == 2 else features * threshold)
             )
-            direction = self._normal(rows, work, radius, count)
+            direction = self._normal(rows, work, radius, count, table)
             work = self._jump(rows, work, direction, size / math.sqrt(step))
             work = self._pull(rows, work, search)
 
-    def _normal(self, rows: Rows, work: Tensor, radius: Tensor, count: int) -> Tensor:
+    def _normal(self, rows: Rows, work: Tensor, radius: Tensor, count: int, table: Tensor) -> Tensor:
         """Direction of rising success [R, *W], of unit size in the attack's norm."""
-        total = torch.zeros_like(work)
-        signs = torch.zeros(len(rows), device=work.device, dtype=work.dtype)
-        noise_sum = torch.zeros_like(work)
-        block = max(1, min(count, rows.task.model.rows_at_once // max(1, len(rows)) or 1))
-        done = 0
-        while done < count:
-            part = min(block, count - done)
-            shape = (len(rows), part, *work.shape[1:])
-            noise = rows.task.normal(*shape) if rows.p == 2 else 2 * rows.task.uniform(*shape) - 1
-            noise = noise * rows.free[:, None]
-            noise = noise / noise.flatten(2).norm(dim=2).clamp_min(1e-12).reshape(
-                len(rows), part, *([1] * (work.ndim - 1))
-            )
-            reach = along(radius, work)[:, None]
-            points = rows.inside(work[:, None] + reach * noise)
-            noise = (points - work[:, None]) / reach.clamp_min(1e-12)
-            sign = rows.successes(points).to(work) * 2 - 1
-            total += (sign.reshape(*sign.shape, *([1] * (work.ndim - 1))) * noise).sum(1)
-            noise_sum += noise.sum(1)
-            signs += sign.sum(1)
-            done += part
-        mean = signs / count
-        # subtracting the mean sign lowers the variance; with all signs equal nothing would be left
-        gradient = torch.where(
-            along(mean.abs() < 1, total), total - along(mean, total) * noise_sum, along(mean, total) * noise_sum
-        )
+        direction = torch.empty_like(work)
+        for chosen in torch.arange(len(rows), device=work.device).split(max(1, PART // (count * work[0].numel()))):
+            direction[chosen] = _estimate(rows.narrow_to(chosen), work[chosen], radius[chosen], count, table)
         if rows.p == float("inf"):
-            return gradient.sign()
-        return gradient / along(norm(gradient, 2).clamp_min(1e-12), gradient)
+            return direction.sign()
+        return direction / along(norm(direction, 2).clamp_min(1e-12), direction)
 
     def _jump(self, rows: Rows, work: Tensor, direction: Tensor, length: Tensor) -> Tensor:
         """work + length * direction, halving each row's length until it succeeds (or stays)."""
@@ -114,3 +96,28 @@ class HopSkipJump(Attack):
         if rows.p == 2:
             return bisect(rows, rows.start, work, search)
         return cut_back(rows, work, search)
+
+
+def _estimate(rows: Rows, work: Tensor, radius: Tensor, count: int, table: Tensor) -> Tensor:
+    """Signs of success times moves, the mean sign subtracted, summed over `count` random moves of each row [R, *W].
+
+    Args:
+        radius: root mean square length of a move that the box does not cut [R].
+        table: standard normal numbers, of which the moves are runs.
+    """
+    flat, low, high = (e.flatten(1)[:, None] for e in (work, rows.lower, rows.upper))
+    scale = (radius / rows.free.flatten(1).sum(1).clamp_min(1).sqrt())[:, None, None]
+    sums = flat.new_zeros(len(rows), 2, flat.shape[2])
+    signs = flat.new_zeros(len(rows))
+    for part in torch.arange(count).split(max(1, PART // flat.numel())):
+        size = len(part) * flat.numel()
+        first = int(rows.task.integers(len(table) - size, 1))
+        points = (table[first : first + size].reshape(len(rows), -1, flat.shape[2]) * scale).add_(flat)
+        points.clamp_(low, high)
+        sign = rows.successes(points.unflatten(2, work.shape[1:])).to(work) * 2 - 1
+        sums.baddbmm_(torch.stack([sign, torch.ones_like(sign)], dim=1), points.sub_(flat))
+        signs += sign.sum(1)
+    mean = along(signs / count, work)
+    signed, plain = (e.reshape(work.shape) for e in sums.unbind(1))
+    # subtracting the mean sign lowers the variance; with all signs equal nothing would be left
+    return torch.where(mean.abs() < 1, signed - mean * plain, signed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,6 +16,9 @@ from verifier.attack.losses import Loss, named
 from verifier.attack.model import Access
 from verifier.attack.rows import Rows
 from verifier.attack.task import Task
+
+#: Numbers in the squares drawn at once, so that small ones cost a few operations for many proposals.
+AHEAD = 2**16
 
 
 @dataclass(frozen=True)
@@ -53,21 +57,23 @@ class Square(Attack):
         trial = self._start(rows, grid)
         best = trial.clone()
         value = torch.full((len(rows),), -torch.inf, device=best.device, dtype=best.dtype)
+        ahead: list[tuple[Tensor, Tensor]] = []
         for i in range(self.steps + 1):
             scores = rows.scores(trial)
-            new = torch.nan_to_num(loss(scores, rows.label, rows.target), nan=-torch.inf)
-            better = (new > value).nonzero()[:, 0]
-            best.index_copy_(0, better, trial.index_select(0, better))
-            value = torch.maximum(value, new)
+            new = loss(scores, rows.label, rows.target)
+            better = new > value  # never where it is NaN
+            value = torch.where(better, new, value)
+            moved = better.nonzero()[:, 0]
+            best.index_copy_(0, moved, trial.index_select(0, moved))
             hit = rows.fooled(scores)
             if bool(hit.any()):
                 rows.offer(trial, hit)
                 keep = rows.undecided()
                 if not bool(keep.any()):
                     return
-                rows, best, value = rows.narrow(keep), best[keep], value[keep]
+                rows, best, value, ahead = rows.narrow(keep), best[keep], value[keep], []
             if i < self.steps:
-                trial = self._propose(rows, grid, best, shares[i])
+                trial = self._propose(rows, grid, best, shares[i:], ahead)
         rows.settle(best, value)
 
     def _start(self, rows: Rows, grid: Grid) -> Tensor:
@@ -77,15 +83,18 @@ class Square(Attack):
         up = grid.flat(rows.task.signs(*shape).expand(-1, -1, grid.height, -1) > 0)
         return rows.project(torch.where(up, rows.upper, rows.lower))
 
-    def _propose(self, rows: Rows, grid: Grid, best: Tensor, share: float) -> Tensor:
+    def _propose(
+        self, rows: Rows, grid: Grid, best: Tensor, shares: list[float], ahead: list[tuple[Tensor, Tensor]]
+    ) -> Tensor:
+        """The next trial of every row; `ahead` holds what is drawn of later ones, which have `shares` of the image."""
         if rows.p != float("inf"):
-            return rows.project(sparse_proposal(rows, grid, best, share))
+            return rows.project(sparse_proposal(rows, grid, best, shares[0]))
+        if not ahead:
+            alike = next((n for n, share in enumerate(shares) if share != shares[0]), len(shares))
+            ahead += _squares(rows, grid, grid.sides(shares[0]), alike)
+        at, ends = ahead.pop()
         # only the windows are touched: late in the search they are a few pixels of a large image
-        inside = grid.features(rows.task, len(rows), *grid.sides(share))
-        up = (rows.task.integers(2, *inside.shape[:2], 1) == 1).expand_as(inside).flatten(1)
-        at = inside.flatten(1)
-        low, high = (end.flatten(1).gather(1, at) for end in (rows.lower, rows.upper))
-        trial = best.flatten(1).scatter(1, at, torch.where(up, high, low)).reshape(best.shape)
+        trial = best.flatten(1).scatter(1, at, ends).reshape(best.shape)
         return rows.project(trial) if rows.balls else trial
 
     def _share_at(self, i: int) -> float:
@@ -93,3 +102,13 @@ class Square(Attack):
         done = i * 10000 // max(1, self.steps)
         halvings = sum(done > mark for mark in (10, 50, 200, 1000, 2000, 4000, 6000, 8000))
         return self.share / 2**halvings
+
+
+def _squares(rows: Rows, grid: Grid, sides: tuple[int, int], steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Random squares for up to `steps` proposals: the features in each [R, F], and the ends of the box they go to."""
+    steps = max(1, min(steps, AHEAD // (len(rows) * grid.channels * sides[0] * sides[1])))
+    inside = grid.features(rows.task, steps * len(rows), *sides)
+    up = (rows.task.integers(2, *inside.shape[:2], 1) == 1).expand_as(inside)
+    at = inside.reshape(steps, len(rows), -1)
+    low, high = (end.flatten(1).expand(steps, -1, -1).gather(2, at) for end in (rows.lower, rows.upper))
+    return zip(at, torch.where(up.reshape(at.shape), high, low), strict=True)

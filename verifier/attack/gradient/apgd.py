@@ -149,7 +149,8 @@ class _State:
 
     def move(self, weight: float) -> None:
         """x <- P(x + weight (P(x + step g) - x) + (1 - weight)(x - previous))."""
-        ahead = self.rows.project(self.work + along(self.step, self.work) * steepest(self.grad, self.rows.p))
+        ahead = self.work.addcmul(steepest(self.grad, self.rows.p), along(self.step, self.work))
+        ahead = self.rows.project(ahead)
         if weight < 1:
             ahead = self.work.lerp(ahead, weight).add_(self.work - self.previous, alpha=1 - weight)
             ahead = self.rows.project(ahead)

@@ -16,6 +16,9 @@ from verifier.attack.steps import ascent, step_length
 from verifier.attack.task import Task
 from verifier.errors import SpecError
 
+#: Budgets that the steps add up to at least, so that the far side of the ball is in reach (Madry et al.).
+CROSSING = 2.5
+
 
 @dataclass(frozen=True)
 class PGD(Attack):
@@ -26,7 +29,8 @@ class PGD(Attack):
 
     Args:
         steps: gradient steps; one more query checks the last point.
-        step_rel: step length over the budget; None for 2.5 / steps (Madry et al.).
+        step_rel: step length over the budget; None for the first of steps that fall to nothing, half the budget or
+            more where few of them must still cross the ball (BIM: for 2.5 / steps all along).
         random_start: start from a random point of the ball (always from the second restart on).
         momentum: decay of the accumulated, l1-normalised gradient; 0 for none (Dong et al. 2018).
         loss: a name in losses.LOSSES or a loss function.
@@ -44,6 +48,7 @@ class PGD(Attack):
     stop_early: bool = True
 
     norms: ClassVar[tuple[float, ...]] = (0.0, 1.0, 2.0, float("inf"))
+    falling: ClassVar[bool] = True
 
     def run(self, task: Task) -> None:
         require_budget(task, self.name)
@@ -54,10 +59,9 @@ class PGD(Attack):
     def ascend(self, rows: Rows, work: Tensor, target: Tensor | None = None) -> None:
         """One run from `work` [R, *W]; `target` [R] replaces the classes that the loss aims at."""
         loss = named(self.loss)
-        step = self.step_rel if self.step_rel is not None else (2.5 if self.steps > 1 else 1.0) / self.steps
-        length = step * step_length(rows)
+        length, shares = step_length(rows), self.shares()
         if self.stop_early and not self.momentum:
-            found = rows.ascend(work, loss, target, length, self.steps)
+            found = rows.ascend(work, loss, target, length, shares)
             if found is not None:
                 rows.offer(*found)
                 rows.settle(found[0], torch.zeros(len(rows), device=work.device))
@@ -88,7 +92,14 @@ class PGD(Attack):
             if self.momentum:
                 velocity = self.momentum * velocity + grad / along(norm(grad, 1).clamp_min(1e-30), grad)
                 grad = velocity
-            work = rows.project(work + along(length, work) * ascent(rows, work, grad, self.share))
+            work = rows.project(work + along(shares[i] * length, work) * ascent(rows, work, grad, self.share))
+
+    def shares(self) -> list[float]:
+        """Length of each step over the budget."""
+        count = self.steps
+        if self.step_rel is None and self.falling:
+            return [max(0.5, 2 * CROSSING / (count + 1)) * (1 - i / count) for i in range(count)]
+        return [CROSSING / count if self.step_rel is None else self.step_rel] * count
 
 
 def require_budget(task: Task, name: str) -> None:
@@ -112,6 +123,8 @@ class BIM(PGD):
 
     steps: int = 10
     random_start: bool = False
+
+    falling: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,7 @@ class _Walk:
         if schema.name in _ASSERTIONS:
             return None
         t.operator = schema.name
-        if not _has_ref([args, kwargs]):
+        if not has_ref([args, kwargs]):
             return _run(target, args, kwargs)
         lowering = LOWERINGS.get(schema.name)
         if lowering is None:
@@ -179,11 +179,12 @@ def to_array(tensor: torch.Tensor, name: str) -> np.ndarray:
     return tensor.detach().cpu().numpy()
 
 
-def _has_ref(value: Any) -> bool:
+def has_ref(value: Any) -> bool:
+    """Whether an argument holds the result of a graph node."""
     if isinstance(value, dict):
-        return _has_ref(list(value.values()))
+        return has_ref(list(value.values()))
     if isinstance(value, (list, tuple)):
-        return any(_has_ref(v) for v in value)
+        return any(has_ref(v) for v in value)
     return isinstance(value, Ref)
 
 

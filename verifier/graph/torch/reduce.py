@@ -92,7 +92,7 @@ def _average_pool(t: Tracer, call: Call) -> Value:
 def _adaptive_average(t: Tracer, call: Call) -> Value:
     """Mean over parts of nearly equal size: one matrix along each axis that shrinks."""
     x, sizes = t.ref(call["self"]), call["output_size"]
-    sizes = [int(s) for s in np.atleast_1d(sizes)]
+    sizes = spread(sizes, int(call.name.split("pool")[1][0]))
     if all(s == 1 for s in sizes):
         return build.reduce_mean(t, x, range(x.ndim - len(sizes), x.ndim), True)
     for offset, out in enumerate(sizes):
