@@ -14,7 +14,6 @@ from verifier.search import activation_split
 from verifier.search.activation_split import split_activations
 from verifier.search.input_split import SplitResult
 
-
 ENGINE = SimpleNamespace(name="native")
 
 

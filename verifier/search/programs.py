@@ -35,10 +35,10 @@ PLAIN = (
     "LeakyRelu", "Abs",
 )  # fmt: skip
 #: A tree is given up at once where it should take so many times the time left, going by its first split, which says too
-#: little by a factor of about ten. After TRIAL_SHARE of the time, within these seconds, it is given up where it is behind
-#: and either should take longer than there is or has SURPRISE times the subdomains that it should have. Most of a tree is
-#: closed late.
-PATIENCE, TRIAL_SHARE, TRIAL_S, TOO_FEW, SURPRISE = 1.0, 0.3, (3.0, 60.0), 3.0, 20.0
+#: little by a factor of about ten. After TRIAL_SHARE of the time, in these limits, for all that are given up, it is
+#: where it is behind and either should take longer than there is or has SURPRISE times the subdomains that it should.
+#: Most of a tree is closed late.
+PATIENCE, TRIAL_SHARE, TRIAL_S, TOO_FEW, SURPRISE = 1.0, 0.1, (2.0, 60.0), 3.0, 20.0
 #: Seconds that must be left: setting up takes one or two.
 LEAST_S = 5.0
 
@@ -104,13 +104,16 @@ def _decided(
         for clause in clauses:
             own = group.rows.clause == clause
             asked = Clause(group.rows.coeffs[own], group.limits[index][own], group.rows.strict[own])
-            proof = programs.refute(asked, run.deadline, partial(_hopeless, run, len(left), time.monotonic(), trial))
+            begin = time.monotonic()
+            proof = programs.refute(asked, run.deadline, partial(_hopeless, run, len(left), begin, trial))
             solved += proof.subproblems
             run.visited += proof.subproblems
             if proof.refuted:
                 left.remove(int(clause))
                 lowest = min(lowest, proof.margin)
-            elif proof.point is not None:
+                continue
+            trial -= time.monotonic() - begin
+            if proof.point is not None:
                 witness = falsifier.try_points(np.array([index]), proof.point[None])
                 if witness is not None:
                     return SplitResult(witness, len(left)), clauses
