@@ -112,11 +112,13 @@ def _decided(
                 left.remove(int(clause))
                 lowest = min(lowest, proof.margin)
                 continue
-            trial -= time.monotonic() - begin
             if proof.point is not None:
                 witness = falsifier.try_points(np.array([index]), proof.point[None])
                 if witness is not None:
                     return SplitResult(witness, len(left)), clauses
+            trial -= time.monotonic() - begin
+            if trial < 0:
+                break
     except VerifierError as error:
         run.say("programs", f"not possible: {error}")
         return None, clauses

@@ -40,8 +40,13 @@ class Programs:
         self.lp = HotModel(model, cost)
         self.inputs, self.neurons = model.inputs, len(self.lp.pre)
 
-    def visit(self, sides: Sides, state: None, known: float, target: float, deadline: float) -> Visit:
-        """With what its cuts gain."""
+    def visit(
+        self, siblings: Sequence[Sides], state: None, known: float, target: float, deadline: float
+    ) -> list[Visit]:
+        """With what their cuts gain."""
+        return [self._visited(sides, known, target, deadline) for sides in siblings]
+
+    def _visited(self, sides: Sides, known: float, target: float, deadline: float) -> Visit:
         self.lp.go_to(sides)
         found = self._cut(self.lp.bound(deadline), bool(sides), known, target, deadline)
         if found.point is None:

@@ -9,7 +9,7 @@ Source: Anderson et al. 2020, arXiv:1811.01988; Tjandraatmadja et al. 2020, arXi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from scipy import sparse
@@ -79,16 +79,18 @@ class Envelopes:
         return found + self.error * WIDEN
 
 
-    def add_rows(
-        self, rows: RowBuffer, chosen: np.ndarray, slope: np.ndarray, offset: np.ndarray, columns: int
-    ) -> None:
-        """Append f(z) - slope @ x <= offset for chosen neurons [k]; slope [k, W], offset [k]."""
+    def only(self, chosen: np.ndarray) -> Envelopes:
+        """Some of the neurons, [k] places."""
+        return Envelopes(*(getattr(self, f.name)[chosen] for f in fields(self)))
+
+    def add_rows(self, rows: RowBuffer, slope: np.ndarray, offset: np.ndarray, columns: int) -> None:
+        """Append f(z) - slope @ x <= offset; slope [K, W], offset [K]."""
         used = slope != 0
         starts = np.concatenate([[0], np.cumsum(used.sum(axis=1))])
         data = np.insert(-slope[used], starts[:-1], 1.0)
-        places = np.insert(self.sources[chosen][used], starts[:-1], self.post[chosen])
-        block = sparse.csr_matrix((data, places, starts + np.arange(len(starts))), shape=(len(chosen), columns))
-        rows.append(block, np.full(len(chosen), -np.inf), offset)
+        places = np.insert(self.sources[used], starts[:-1], self.post)
+        block = sparse.csr_matrix((data, places, starts + np.arange(len(starts))), shape=(len(offset), columns))
+        rows.append(block, np.full(len(offset), -np.inf), offset)
 
 
 def envelopes(model: LinearModel) -> list[Envelopes]:
@@ -143,5 +145,5 @@ def cuts(layers: Sequence[Envelopes], model: LinearModel, point: np.ndarray) -> 
         x, y = point[layer.sources], point[layer.post]
         slope, offset = layer.planes(x, model.col_lower[layer.sources], model.col_upper[layer.sources])
         found = np.flatnonzero(y > (slope * x).sum(axis=1) + offset + LEAST_VIOLATION * (1.0 + np.abs(y)))
-        layer.add_rows(rows, found, slope[found], offset[found], model.column_count)
+        layer.only(found).add_rows(rows, slope[found], offset[found], model.column_count)
     return rows

@@ -46,9 +46,11 @@ class Bounder(Protocol):
 
     neurons: int
 
-    def visit(self, sides: Sides, state: Any, known: float, target: float, deadline: float) -> Visit:
-        """The best bound worth its time. state: its parent's, None at the root; known: a bound of it; target: the bound
-        that would do."""
+    def visit(
+        self, siblings: Sequence[Sides], state: Any, known: float, target: float, deadline: float
+    ) -> list[Visit]:
+        """The best bounds worth their time. state: their parent's, None at the root; known: a bound of it; target: the
+        bound that would do."""
 
     def glances(self, every: Sequence[Sides], state: Any, target: float, deadline: float) -> list[float]:
         """Quick estimates of the bounds of subdomains whose parent has this state."""
@@ -86,12 +88,18 @@ class Progress:
 
 @dataclass
 class _Open:
-    """A subdomain to bound: sides of its split neurons, the bound it inherits, the split that made it, its parent's
-    state."""
+    """A subdomain to bound: sides of its split neurons, the bound it inherits, the split that made it."""
 
     sides: dict[int, int] = field(default_factory=dict)
     bound: float = -np.inf
     split: tuple[int, int] | None = None
+
+
+@dataclass
+class _Siblings:
+    """Subdomains of one split, the likely one last, and their parent's state."""
+
+    nodes: list[_Open] = field(default_factory=lambda: [_Open()])
     state: Any = None
 
 
@@ -122,26 +130,26 @@ class NeuronTree:
         Property: `closed` only with a proof of every leaf; gives up at a leaf without unstable neurons.
         """
         self.target, self.strict = target, strict
-        stack, lower, at, point = [_Open()], np.inf, Progress(), None
-        while stack:
-            if stop(at) or time.monotonic() >= deadline:
-                break
-            node = stack.pop()
-            found, bound = self._visit(node, deadline)
-            at = replace(at, visited=at.visited + 1)
-            if self._closes(bound):
-                lower, at = min(lower, bound), replace(at, share=at.share + 0.5 ** len(node.sides))
-                continue
-            point = point if found.point is None else found.point
-            children = self._split(node, found, bound, deadline)
-            if not children:
-                stack.append(_Open(node.sides, bound))
-                break
-            if not node.sides:
-                at = replace(at, expected=self._expected(bound, children[0].split))
-            stack += children
-        lower = min([lower, *(node.bound for node in stack)])
-        return TreeResult(not stack, self.solved, lower, point if stack else None)
+        stack, at, point = [_Siblings()], Progress(), None
+        lower, stuck = np.inf, False
+        while stack and not stuck and not stop(at) and time.monotonic() < deadline:
+            siblings = stack.pop()
+            at = replace(at, visited=at.visited + len(siblings.nodes))
+            for node, found, bound in self._visit(siblings, deadline):
+                if self._closes(bound):
+                    lower, at = min(lower, bound), replace(at, share=at.share + 0.5 ** len(node.sides))
+                    continue
+                point = point if found.point is None else found.point
+                children = self._split(node, found, bound, deadline)
+                if children is None:
+                    lower, stuck = min(lower, bound), True
+                    continue
+                if not node.sides:
+                    at = replace(at, expected=self._expected(bound, children.nodes[0].split))
+                stack.append(children)
+        closed = not stack and not stuck
+        lower = min([lower, *(node.bound for siblings in stack for node in siblings.nodes)])
+        return TreeResult(closed, self.solved, lower, None if closed else point)
 
     def lowest(self, deadline: float, stop: Callable[[], bool], look: Callable[[np.ndarray], float]) -> float:
         """A lower bound of the minimum by best-first splitting, as far as it is wanted.
@@ -151,34 +159,37 @@ class NeuronTree:
             look: given every subdomain's point [N_in]; what a bound must reach from then on to be closed.
         """
         self.target, self.strict, order = np.inf, False, count()
-        heap, closed = [(-np.inf, next(order), _Open())], np.inf
+        heap, closed = [(-np.inf, next(order), _Siblings())], np.inf
         while heap and not self._closes(heap[0][0]) and not stop() and time.monotonic() < deadline:
-            node = heapq.heappop(heap)[2]
-            found, bound = self._visit(node, deadline)
-            if found.point is not None:
-                self.target = look(found.point)
-            children = [] if self._closes(bound) else self._split(node, found, bound, deadline)
-            if not children:
-                closed = min(closed, bound)
-            for child in children:
-                heapq.heappush(heap, (bound, next(order), child))
+            for node, found, bound in self._visit(heapq.heappop(heap)[2], deadline):
+                if found.point is not None:
+                    self.target = look(found.point)
+                children = None if self._closes(bound) else self._split(node, found, bound, deadline)
+                if children is None:
+                    closed = min(closed, bound)
+                else:
+                    heapq.heappush(heap, (bound, next(order), children))
         return min(closed, heap[0][0] if heap else np.inf)
 
-    def _visit(self, node: _Open, deadline: float) -> tuple[Visit, float]:
-        """Bound a subdomain; what is known of it then."""
-        self.solved += 1
-        found = self.bounder.visit(node.sides, node.state, node.bound, self.target, deadline)
-        bound = max(found.bound, node.bound)
-        self._learn(node, bound)
-        return found, bound
+    def _visit(self, siblings: _Siblings, deadline: float) -> list[tuple[_Open, Visit, float]]:
+        """Bound subdomains; what is known of them then."""
+        nodes = siblings.nodes
+        self.solved += len(nodes)
+        every = [node.sides for node in nodes]
+        visits = self.bounder.visit(every, siblings.state, nodes[0].bound, self.target, deadline)
+        found = [(node, visit, max(visit.bound, node.bound)) for node, visit in zip(nodes, visits, strict=True)]
+        for node, _, bound in found:
+            self._learn(node, bound)
+        return found
 
-    def _split(self, node: _Open, found: Visit, bound: float, deadline: float) -> list[_Open]:
-        """Both sides of a neuron, the one of the subdomain's point last; none where no neuron is off its curve."""
+    def _split(self, node: _Open, found: Visit, bound: float, deadline: float) -> _Siblings | None:
+        """Both sides of a neuron; None where no neuron is off its curve."""
         neuron = self._choose(node, found, bound, deadline)
         if neuron < 0:
-            return []
+            return None
         likely = int(found.likely[neuron])
-        return [_Open({**node.sides, neuron: s}, bound, (neuron, s), found.state) for s in (1 - likely, likely)]
+        nodes = [_Open({**node.sides, neuron: side}, bound, (neuron, side)) for side in (1 - likely, likely)]
+        return _Siblings(nodes, found.state)
 
     def _closes(self, bound: float) -> bool:
         # Written positively: NaN closes nothing.

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from scipy import sparse
@@ -108,6 +109,9 @@ class PlaneAscent:
         self._rows = np.array([row_of[int(c)] for c in self.pre])
         bent = set(self.pre.tolist())
         self._last = np.array([r for c, r in sorted(row_of.items(), key=lambda p: -p[1]) if c not in bent], dtype=int)
+        starts = np.cumsum([0, *(len(e.post) for e in self.layers)])
+        of_layers = [model.matrix[self._rows[a:b]] for a, b in pairwise(starts)]
+        self._reads = [block.T.tocsr() for block in of_layers]
         self._program = native().PlaneProgram(self._net())
 
     def start(self) -> Parameters:
@@ -159,15 +163,13 @@ class PlaneAscent:
             residual[model.matrix.indices[begin:end]] -= duals[row] * model.matrix.data[begin:end]
         planes, pulls = RowBuffer(), []
         neuron, term = len(self.pre), len(parameters.plane)
-        for e in reversed(self.layers):
+        for e, reads in zip(reversed(self.layers), reversed(self._reads), strict=True):
             (count, terms), padded = e.weight.shape, _padded(e)
             neuron, term = neuron - count, term - count * padded
             mine = slice(neuron, neuron + count)
-            share = parameters.plane[term : term + count * padded].reshape(count, padded)[:, :terms].astype(np.float64)
             pre, flat, steep = self.pre[mine], e.slopes[:, 0], e.slopes[:, 1]
             pull, side, chord = residual[e.post], at.sides[mine], parameters.chord[mine].astype(np.float64)
             above = (side < 0) & (pull < 0)
-            on_plane = np.where(above, pull * (1 - chord), 0.0)
             ends = [np.maximum(flat * z, steep * z) for z in (low[pre], high[pre])]
             width = high[pre] - low[pre]
             secant = np.where(width > 0, (ends[1] - ends[0]) / np.maximum(width, 1e-300), steep)
@@ -175,13 +177,16 @@ class PlaneAscent:
             held = np.where(side < 0, 0.0, parameters.split[mine])
             through = residual[pre] + np.where(above, pull * chord * secant, pull * line) - held
             duals[self._rows[mine]] = through
-            slope = (flat[:, None] + (steep - flat)[:, None] * share) * e.weight
-            used = np.flatnonzero(on_plane)
-            offset = e.offsets(slope, low[e.sources], high[e.sources])
-            e.add_rows(planes, used, slope[used], offset[used], self.model.column_count)
-            pulls.append(on_plane[used])
-            weight = through[:, None] * e.weight + on_plane[:, None] * slope
-            residual += np.bincount(e.sources.reshape(-1), weights=weight.reshape(-1), minlength=len(residual))
+            residual -= reads @ through
+            used = np.flatnonzero(above & (chord < 1))
+            part, on_plane = e.only(used), (pull * (1 - chord))[used]
+            share = parameters.plane[term : term + count * padded].reshape(count, padded)[used, :terms]
+            slope = (part.slopes[:, :1] + (part.slopes[:, 1:] - part.slopes[:, :1]) * share) * part.weight
+            offset = part.offsets(slope, low[part.sources], high[part.sources])
+            part.add_rows(planes, slope, offset, self.model.column_count)
+            pulls.append(on_plane)
+            pulled = (on_plane[:, None] * slope).reshape(-1)
+            residual += np.bincount(part.sources.reshape(-1), weights=pulled, minlength=len(residual))
         block, lower, upper = planes.finish(self.model.column_count)
         moved = replace(self.model.with_rows(block, lower, upper), col_lower=low, col_upper=high)
         return safe_bound(moved, np.zeros(model.column_count), np.concatenate([duals, *pulls]))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from verifier.spec.problem import Clause
-from verifier.tighten.model import LinearModel
+from verifier.tighten.model import LinearModel, Neurons
 from verifier.tighten.neuron_tree import NeuronTree, Sides, Visit
 from verifier.tighten.plane_ascent import Climbed, Parameters, PlaneAscent, Subdomain
 
@@ -15,6 +15,9 @@ from verifier.tighten.plane_ascent import Climbed, Parameters, PlaneAscent, Subd
 #: parameters come from the parent.
 ROOT_STEPS, STEPS, GLANCE_STEPS = 150, 40, 8
 ROOT_RATE, RATE = 0.1, 0.05
+
+#: Where no point is.
+EMPTY = Visit(np.inf, np.zeros(0), np.zeros(0, dtype=np.int64), None, None)
 
 
 def plane_tree(model: LinearModel, clause: Clause, threads: int = 1) -> NeuronTree:
@@ -31,47 +34,42 @@ class Ascents:
     def __init__(self, model: LinearModel, clause: Clause, threads: int = 1):
         self.model, self.ascent = model, PlaneAscent(model, clause, threads)
         self.neurons = len(self.ascent.pre)
-        self._start = np.cumsum([0, *(len(n.pre) for n in model.neurons)])
+        self._ends = np.concatenate([_ends(model, neurons) for neurons in model.neurons], axis=2)
+        low, high = model.col_lower[self.ascent.pre], model.col_upper[self.ascent.pre]
+        self._stable = np.select([low >= 0, high <= 0], [1, 0], -1).astype(np.int8)
 
-    def visit(self, sides: Sides, state: Parameters | None, known: float, target: float, deadline: float) -> Visit:
-        """Ascent and, where it ends above the target, proof."""
-        at = self._subdomain(sides)
-        if at is None:
-            return Visit(np.inf, np.zeros(self.neurons), np.zeros(self.neurons, dtype=np.int64), None, None)
+    def visit(
+        self, siblings: Sequence[Sides], state: Parameters | None, known: float, target: float, deadline: float
+    ) -> list[Visit]:
+        """Ascents side by side and, where one ends above the target, proof."""
         steps, rate = (ROOT_STEPS, ROOT_RATE) if state is None else (STEPS, RATE)
-        (found,) = self.ascent.climb([at], state or self.ascent.start(), steps, rate)
-        bound = self.ascent.prove(at, found.parameters) if found.bound > target else found.bound
-        likely = (found.point[self.ascent.pre] >= 0).astype(np.int64)
-        return Visit(bound, self._losses(at, found), likely, found.point[self.model.inputs], found.parameters)
+        places = [self._subdomain(sides) for sides in siblings]
+        found = iter(self._climb(places, state or self.ascent.start(), steps, rate))
+        return [EMPTY if at is None else self._visited(at, next(found), target) for at in places]
 
     def glances(self, every: Sequence[Sides], state: Parameters, target: float, deadline: float) -> list[float]:
         """A few passes from the parent's parameters, side by side."""
         places = [self._subdomain(sides) for sides in every]
-        found = self.ascent.climb([at for at in places if at is not None], state, GLANCE_STEPS, RATE)
-        bounds = iter([one.bound for one in found])
-        return [np.inf if at is None else next(bounds) for at in places]
+        found = iter(self._climb(places, state, GLANCE_STEPS, RATE))
+        return [np.inf if at is None else next(found).bound for at in places]
+
+    def _climb(self, places: list[Subdomain | None], start: Parameters, steps: int, rate: float) -> list[Climbed]:
+        return self.ascent.climb([at for at in places if at is not None], start, steps, rate)
+
+    def _visited(self, at: Subdomain, found: Climbed, target: float) -> Visit:
+        bound = self.ascent.prove(at, found.parameters) if found.bound > target else found.bound
+        likely = (found.point[self.ascent.pre] >= 0).astype(np.int64)
+        return Visit(bound, self._losses(at, found), likely, found.point[self.model.inputs], found.parameters)
 
     def _subdomain(self, sides: Sides) -> Subdomain | None:
         """None where a neuron cannot be on its side; what is stable is on one."""
-        low, high = self.model.col_lower.copy(), self.model.col_upper.copy()
-        every = np.full(self.neurons, -1, np.int8)
-        every[list(sides)] = list(sides.values())
-        for neurons, start in zip(self.model.neurons, self._start, strict=False):
-            side = every[start : start + len(neurons.pre)]
-            split = np.flatnonzero(side >= 0)
-            if split.size == 0:
-                continue
-            pre, post, upper = neurons.pre[split], neurons.post[split], side[split] > 0
-            low[pre] = np.where(upper, np.maximum(low[pre], 0.0), low[pre])
-            high[pre] = np.where(upper, high[pre], np.minimum(high[pre], 0.0))
-            if np.any(low[pre] > high[pre]):
-                return None
-            least, most = neurons.curve.at(split).range(low[pre], high[pre])
-            low[post], high[post] = np.maximum(low[post], least), np.minimum(high[post], most)
-        pre = self.ascent.pre
-        every[(every < 0) & (low[pre] >= 0)] = 1
-        every[(every < 0) & (high[pre] <= 0)] = 0
-        return Subdomain(low, high, every)
+        low, high, every = self.model.col_lower.copy(), self.model.col_upper.copy(), self._stable.copy()
+        split, side = np.array(list(sides), dtype=np.int64), np.array(list(sides.values()), dtype=np.int64)
+        ends = self._ends[side, :, split]  # [splits, 4]
+        low[self.ascent.pre[split]], high[self.ascent.pre[split]] = ends[:, 0], ends[:, 1]
+        low[self.ascent.post[split]], high[self.ascent.post[split]] = ends[:, 2], ends[:, 3]
+        every[split] = side
+        return None if np.any(ends[:, 0] > ends[:, 1]) else Subdomain(low, high, every)
 
     def _losses(self, at: Subdomain, found: Climbed) -> np.ndarray:
         """[K], each open neuron's pull times its distance from its function at the mean of the minimisers."""
@@ -80,3 +78,15 @@ class Ascents:
         value = np.maximum(ascent.slopes[:, 0] * z, ascent.slopes[:, 1] * z)
         losses = np.abs(found.pull * (found.point[ascent.post] - value))
         return np.where(at.sides < 0, losses, 0.0)
+
+
+def _ends(model: LinearModel, neurons: Neurons) -> np.ndarray:
+    """Bounds of z and of f(z) where z <= 0 and where z >= 0, rounded outward: [2, 4, K]."""
+    found = []
+    for upper in (False, True):
+        low, high = model.col_lower[neurons.pre], model.col_upper[neurons.pre]
+        low, high = (np.maximum(low, 0.0), high) if upper else (low, np.minimum(high, 0.0))
+        least, most = neurons.curve.range(low, np.maximum(low, high))
+        least, most = np.maximum(least, model.col_lower[neurons.post]), np.minimum(most, model.col_upper[neurons.post])
+        found.append(np.stack([low, high, least, most]))
+    return np.stack(found)
