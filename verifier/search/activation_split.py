@@ -32,6 +32,8 @@ TRIAL_SHARE, RACING_MOVE, RACING_SHARE = 0.4, 0.5, 0.1
 #: A pause of so many seconds that moves the worst margin by a smaller share is the last; after REFINEMENTS of them, one
 #: that does not move it by GOOD_MOVE.
 TELLING_S, LEAST_MOVE, REFINEMENTS, GOOD_MOVE = 10.0, 0.02, 6, 0.2
+#: Programs are asked again where the worst margin is at most this share of what it was when they were asked last.
+PROGRAMS_MOVE = 0.6
 
 
 def split_activations(
@@ -90,9 +92,10 @@ def _search_with_pauses(
 
     Args:
         clauses: those that the tree holds, all open.
-        programs: see `decide_by_programs`; asked after every pause.
+        programs: see `decide_by_programs`; asked after pauses that moved the worst margin to PROGRAMS_MOVE of it.
     """
     result, margin, racing, pause = None, tree.worst, False, 0
+    asked = margin
     while True:
         planned = run.horizon()
         seconds = min(FIRST_REFINE_S * GROWTH ** min(pause, REFINEMENTS), REFINE_SHARE * planned)
@@ -110,7 +113,8 @@ def _search_with_pauses(
         before, tree = margin, Tree(domains, falsifier, index, run)
         result = tree.open(clauses)
         margin = tree.worst
-        if result is None and programs is not None:
+        if result is None and programs is not None and margin > PROGRAMS_MOVE * asked:
+            asked = margin
             result, left = programs(tree.clauses)
             if result is None and len(left) < len(tree.clauses):
                 tree = Tree(domains, falsifier, index, run)
