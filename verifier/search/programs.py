@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 #: Neurons of a network, and coefficients of its linear layers, up to which programs are tried; coefficients up to which
 #: a program is, with ascents and without.
-MOST_NEURONS, MOST_WEIGHTS, MOST_TERMS, FEW_TERMS = 20_000, 10_000_000, 1_000_000, 300_000
+MOST_NEURONS, MOST_WEIGHTS, MOST_TERMS, FEW_TERMS = 20_000, 2_000_000, 1_000_000, 300_000
 PLAIN = (
     "Input", "Constant", "Dense", "Conv", "Scale", "Add", "Sub", "Reshape", "Transpose", "Select", "Concat", "Relu",
     "LeakyRelu", "Abs",
