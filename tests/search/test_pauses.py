@@ -126,7 +126,7 @@ def test_what_an_exhausted_tree_has_let_go_of_is_asked_again(monkeypatch: pytest
         def search(self, _until: float = np.inf) -> SplitResult:
             return SplitResult(None, 1, exhausted=True) if len(opened) <= exhausted else SplitResult(None, 0)
 
-    monkeypatch.setattr(activation_split, "decide_by_programs", lambda *args: (None, args[-1]))
+    monkeypatch.setattr(activation_split, "decide_by_programs", lambda *args: (None, args[-2]))
     monkeypatch.setattr(activation_split, "Tree", Tree)
     monkeypatch.setattr(activation_split, "root_domains", lambda *_: (_Domains(), np.arange(3)))
     result = split_activations(ENGINE, None, 0, None, _Run(1000.0, np.inf))  # type: ignore[arg-type]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from test_team import hard_network, lowest_value
@@ -61,15 +63,19 @@ def test_clauses_that_are_refuted_leave_the_others_open(monkeypatch: pytest.Monk
         def try_points(self, box: np.ndarray, points: np.ndarray) -> None:
             assert group.lower[0].shape == points[0].shape
 
-    def tried(run: Run) -> tuple[SplitResult | None, list[int]]:
-        result, left = decide_by_programs(engine, domains, group, 0, Nobody(), run, np.arange(2))  # type: ignore[arg-type]
+    def tried(run: Run, trial: float) -> tuple[SplitResult | None, list[int]]:
+        who: Any = Nobody()
+        result, left = decide_by_programs(engine, domains, group, 0, who, run, np.arange(2), trial)
         return result, left.tolist()
 
-    assert tried(Run()) == (None, [1])
-    monkeypatch.setattr(programs, "TRIAL_S", (0.0, 0.0))
+    assert tried(Run(), 60.0) == (None, [1])
+    with monkeypatch.context() as patch:
+        patch.setattr("verifier.tighten.plane_tree.ROOT_STEPS", 1)  # no longer closed at its root
+        assert tried(Run(), 0.0) == (None, [0, 1])  # not begun
+    monkeypatch.setattr(programs, "PATIENCE", np.inf)
     for least_s, seconds in ((0.0, 1e-3), (5.0, 4.0)):
         monkeypatch.setattr(programs, "LEAST_S", least_s)
-        assert tried(Run.within(seconds, None)) == (None, [0, 1])
+        assert tried(Run.within(seconds, None), 0.0) == (None, [0, 1])
 
 
 def test_only_networks_of_linear_layers_and_bends_fit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,5 +101,5 @@ def test_large_programs_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = NativeEngine(graph)
     domains, _ = root_domains(engine, group, 0, Run())
     monkeypatch.setattr(programs, "MOST_TERMS", 10)
-    result, left = decide_by_programs(engine, domains, group, 0, None, Run(), np.arange(1))  # type: ignore[arg-type]
+    result, left = decide_by_programs(engine, domains, group, 0, None, Run(), np.arange(1), 1.0)  # type: ignore[arg-type]
     assert result is None and left.tolist() == [0]

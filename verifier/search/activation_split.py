@@ -32,8 +32,8 @@ TRIAL_SHARE, RACING_MOVE, RACING_SHARE = 0.4, 0.5, 0.1
 #: A pause of so many seconds that moves the worst margin by a smaller share is the last; after REFINEMENTS of them, one
 #: that does not move it by GOOD_MOVE.
 TELLING_S, LEAST_MOVE, REFINEMENTS, GOOD_MOVE = 10.0, 0.02, 6, 0.2
-#: Programs are asked again where the worst margin is at most this share of what it was when they were asked last.
-PROGRAMS_MOVE = 0.6
+#: Share of the time left that programs may lose when no pause gains any more.
+LAST_SHARE = 0.3
 
 
 def split_activations(
@@ -58,7 +58,7 @@ def split_activations(
     started_over = result is not None
     left = clauses if started_over else tree.clauses
     programs = partial(decide_by_programs, engine, domains, group, index, falsifier, run)
-    result, clauses = programs(left)
+    result, clauses = programs(left, FIRST_REFINE_S)
     if result is not None:
         return result
     looking = Tree(domains, falsifier, index, run)
@@ -86,16 +86,15 @@ def _search_with_pauses(
     falsifier: Falsifier,
     index: int,
     run: Run,
-    programs: Callable[[np.ndarray], tuple[SplitResult | None, np.ndarray]] | None = None,
+    programs: Callable[[np.ndarray, float], tuple[SplitResult | None, np.ndarray]] | None = None,
 ) -> tuple[SplitResult | None, Tree]:
     """Search, and pause to tighten what all subdomains share while that pays; what was decided, and the last tree.
 
     Args:
         clauses: those that the tree holds, all open.
-        programs: see `decide_by_programs`; asked after pauses that moved the worst margin to PROGRAMS_MOVE of it.
+        programs: see `decide_by_programs`; asked after every pause, with as much patience as the next pause has time.
     """
     result, margin, racing, pause = None, tree.worst, False, 0
-    asked = margin
     while True:
         planned = run.horizon()
         seconds = min(FIRST_REFINE_S * GROWTH ** min(pause, REFINEMENTS), REFINE_SHARE * planned)
@@ -113,9 +112,8 @@ def _search_with_pauses(
         before, tree = margin, Tree(domains, falsifier, index, run)
         result = tree.open(clauses)
         margin = tree.worst
-        if result is None and programs is not None and margin > PROGRAMS_MOVE * asked:
-            asked = margin
-            result, left = programs(tree.clauses)
+        if result is None and programs is not None and len(tree):
+            result, left = programs(tree.clauses, GROWTH * seconds)
             if result is None and len(left) < len(tree.clauses):
                 tree = Tree(domains, falsifier, index, run)
                 result = tree.open(left)
@@ -127,4 +125,6 @@ def _search_with_pauses(
             run.say("refine", "tighter bounds of neurons no longer move the worst margin")
             break
         pause += planned >= run.remaining()  # one that was cut short out of impatience does not count
+    if result is None and programs is not None:
+        result, _ = programs(tree.clauses, LAST_SHARE * run.horizon())
     return result, tree

@@ -8,6 +8,7 @@ far fewer subdomains than one of backward passes, at a hundred times the cost of
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ from verifier.spec.groups import Group
 from verifier.spec.problem import Clause, InputSet
 
 if TYPE_CHECKING:
-    from verifier.tighten.feed import Known
+    from verifier.tighten.feed import Known, LastMile
     from verifier.tighten.neuron_tree import Progress
 
 #: Neurons of a network, and coefficients of its linear layers, up to which programs are tried; coefficients up to which
@@ -34,11 +35,11 @@ PLAIN = (
     "Input", "Constant", "Dense", "Conv", "Scale", "Add", "Sub", "Reshape", "Transpose", "Select", "Concat", "Relu",
     "LeakyRelu", "Abs",
 )  # fmt: skip
-#: A tree is given up at once where it should take so many times the time left, going by its first split, which says too
-#: little by a factor of about ten. After TRIAL_SHARE of the time, in these limits, for all that are given up, it is
-#: where it is behind and either should take longer than there is or has SURPRISE times the subdomains that it should.
-#: Most of a tree is closed late.
-PATIENCE, TRIAL_SHARE, TRIAL_S, TOO_FEW, SURPRISE = 1.0, 0.1, (2.0, 60.0), 3.0, 20.0
+#: Trees take about as long as their roots times the subdomains that their first splits foretell, and are not begun
+#: where that is more than PATIENCE times the trial. After the trial one is given up where it is behind, and either
+#: should take longer than there is, of TOO_FEW times the subdomains foretold, or has SURPRISE times as many. Most of a
+#: tree is closed late.
+TOO_FEW, PATIENCE, SURPRISE = 10.0, 4.0, 20.0
 #: Seconds that must be left: setting up takes one or two.
 LEAST_S = 5.0
 
@@ -68,74 +69,106 @@ def decide_by_programs(
     falsifier: Falsifier,
     run: Run,
     clauses: np.ndarray,
+    trial: float,
 ) -> tuple[SplitResult | None, np.ndarray]:
     """What programs decide of some clauses of box `index`, and the clauses they leave open.
 
     Args:
         domains: the engine's bounds of that box.
+        trial: seconds that may be lost.
     Returns:
-        (result, clauses): a counterexample, or a proof when no clause is left; else None. A clause whose tree would not
-        end in time is left open.
+        (result, clauses): a counterexample, or a proof when no clause is left; else None. Clauses whose trees would
+            not end in time are left open.
     """
     if group.inputs is not None or run.remaining() < LEAST_S or not fits(engine.graph):
         return None, clauses
-    with run.stage("programs"):
-        return _decided(engine, domains, group, index, falsifier, run, clauses)
-
-
-def _decided(
-    engine: BoxEngine,
-    domains: DomainEngine,
-    group: Group,
-    index: int,
-    falsifier: Falsifier,
-    run: Run,
-    clauses: np.ndarray,
-) -> tuple[SplitResult | None, np.ndarray]:
     from verifier.tighten.feed import LastMile
 
-    inputs = InputSet(group.lower[index], group.upper[index])
-    left, solved, lowest = list(map(int, clauses)), 0, np.inf
-    trial = float(np.clip(TRIAL_SHARE * run.remaining(), *TRIAL_S))
-    try:
-        programs = LastMile(*_known(engine, domains, inputs, run, trial))
-        if programs.size > MOST_TERMS or (programs.size > FEW_TERMS and not programs.ascends):
+    with run.stage("programs"):
+        try:
+            inputs = InputSet(group.lower[index], group.upper[index])
+            programs = LastMile(*_known(engine, domains, inputs, run, trial))
+            if programs.size > MOST_TERMS or (programs.size > FEW_TERMS and not programs.ascends):
+                return None, clauses
+            asked = _Trial(programs, group, index, clauses, falsifier, run)
+            witness = asked.run_for(trial)
+        except VerifierError as error:
+            run.say("programs", f"not possible: {error}")
             return None, clauses
-        for clause in clauses:
-            own = group.rows.clause == clause
-            asked = Clause(group.rows.coeffs[own], group.limits[index][own], group.rows.strict[own])
-            begin = time.monotonic()
-            proof = programs.refute(asked, run.deadline, partial(_hopeless, run, len(left), begin, trial))
-            solved += proof.subproblems
-            run.visited += proof.subproblems
-            if proof.refuted:
-                left.remove(int(clause))
-                lowest = min(lowest, proof.margin)
-                continue
-            if proof.point is not None:
-                witness = falsifier.try_points(np.array([index]), proof.point[None])
-                if witness is not None:
-                    return SplitResult(witness, len(left)), clauses
-            trial -= time.monotonic() - begin
-            if trial < 0:
-                break
-    except VerifierError as error:
-        run.say("programs", f"not possible: {error}")
-        return None, clauses
-    run.say("programs", f"{solved} subdomains bounded: {len(left)} of {len(clauses)} clauses open")
+    left = asked.left
+    run.say("programs", f"{asked.solved} subdomains bounded: {len(left)} of {len(clauses)} clauses open")
+    if witness is not None:
+        return SplitResult(witness, len(left)), clauses
     if left:
-        return None, np.array(left, dtype=clauses.dtype)
-    run.open, run.bound_after = 0, lowest
+        return None, np.array(list(left), dtype=clauses.dtype)
+    run.open, run.bound_after = 0, asked.lowest
     return SplitResult(None, 0), clauses[:0]
 
 
-def _hopeless(run: Run, left: int, begin: float, trial: float, at: Progress) -> bool:
-    """Whether a tree, begun at `begin` with `left` clauses open, is not worth more time."""
-    run.tick(left, -np.inf if run.bound_after is None else run.bound_after)
-    spent = time.monotonic() - begin
-    whole, there = spent * at.expected / max(at.visited, 1), spent + run.remaining()
-    late = TOO_FEW * whole > there or at.visited > SURPRISE * at.expected
-    return run.stopped() or whole > PATIENCE * there or (late and spent > max(trial, at.share * there))
+class _Trial:
+    """Trees of the clauses of a box.
+
+    Attributes:
+        left: clauses not refuted yet, by number. solved: bounds so far. lowest: least margin of the others.
+    """
+
+    def __init__(
+        self, programs: LastMile, group: Group, index: int, clauses: np.ndarray, falsifier: Falsifier, run: Run
+    ):
+        self.programs, self.index, self.falsifier, self.run = programs, index, falsifier, run
+        self.solved, self.lowest = 0, np.inf
+        self.left: dict[int, Clause] = {}
+        for clause in map(int, clauses):
+            own = group.rows.clause == clause
+            self.left[clause] = Clause(group.rows.coeffs[own], group.limits[index][own], group.rows.strict[own])
+
+    def run_for(self, trial: float) -> object | None:
+        """Refute what can be, the easiest first, losing about `trial` seconds at most; a confirmed witness."""
+        needs: dict[int, float] = {}
+        for clause in list(self.left):
+            begin, root = time.monotonic(), _Root(self.run)
+            witness = self._refute(clause, root)
+            if witness is not None:
+                return witness
+            needs[clause] = (time.monotonic() - begin) * root.expected
+            if sum(needs[c] for c in self.left if c in needs) > PATIENCE * trial:
+                return None
+        for clause in sorted(self.left, key=needs.__getitem__):
+            witness = self._refute(clause, partial(self._hopeless, time.monotonic(), trial))
+            if witness is not None or clause in self.left:
+                return witness
+        return None
+
+    def _refute(self, clause: int, stop: Callable[[Progress], bool]) -> object | None:
+        """Take the clause off where its tree closes; a witness among the points of one that does not."""
+        proof = self.programs.refute(self.left[clause], self.run.deadline, stop)
+        self.solved += proof.subproblems
+        self.run.visited += proof.subproblems
+        if proof.refuted:
+            del self.left[clause]
+            self.lowest = min(self.lowest, proof.margin)
+        elif proof.point is not None:
+            return self.falsifier.try_points(np.array([self.index]), proof.point[None])
+        return None
+
+    def _hopeless(self, begin: float, trial: float, at: Progress) -> bool:
+        """Whether a tree is not worth more time."""
+        run, spent = self.run, time.monotonic() - begin
+        run.tick(len(self.left), -np.inf if run.bound_after is None else run.bound_after)
+        there, whole = spent + run.remaining(), TOO_FEW * spent * at.expected / max(at.visited, 1)
+        late = whole > there or at.visited > SURPRISE * at.expected
+        return run.stopped() or (late and spent > max(trial, at.share * there))
+
+
+class _Root:
+    """Stops a tree at its root; what it foretells."""
+
+    def __init__(self, run: Run):
+        self.run, self.expected = run, 1.0
+
+    def __call__(self, at: Progress) -> bool:
+        self.expected = at.expected
+        return at.visited > 0 or self.run.stopped()
 
 
 def _known(

@@ -19,7 +19,7 @@ from verifier.tighten.hot_tree import can_branch, hot_tree
 from verifier.tighten.intervals import Errors, Interval, Maps
 from verifier.tighten.lp import LpSession
 from verifier.tighten.model import LinearModel
-from verifier.tighten.neuron_tree import Progress
+from verifier.tighten.neuron_tree import NeuronTree, Progress
 from verifier.tighten.plane_ascent import covers
 from verifier.tighten.plane_tree import plane_tree
 from verifier.tighten.substitute import substituted
@@ -68,6 +68,7 @@ class LastMile:
     def __init__(self, graph: Graph, inputs: InputSet, known: Known, threads: int = 1):
         self._inputs, self._outputs, self._threads = inputs, graph.output_size, threads
         self._model = build_model(graph, inputs, known.intermediate, known.rounding_error)
+        self._trees: dict[int, tuple[Clause, NeuronTree]] = {}
 
     @cached_property
     def _small(self) -> LinearModel | None:
@@ -100,20 +101,34 @@ class LastMile:
             return ClauseProof(True, 0, np.inf, None)
         if len(clause.limits) == 0:
             return ClauseProof(False, 0, -np.inf, None)
-        if self.ascends:
-            found = plane_tree(self._small, clause, self._threads).prove_above(0.0, deadline, stop=stop)
-            return ClauseProof(found.closed, found.subproblems, found.lower, found.point)
+        if self.ascends or can_branch(self._small, self._inputs):
+            return self._by_tree(clause, deadline, stop)
         model, inputs = _with_clause(self._small, clause), self._inputs
-        cost, limit = model.cost(clause.coeffs[0]), float(clause.limits[0])
-        strict = not bool(clause.strict[0])
-        if can_branch(model, inputs):
-            found = hot_tree(model, cost).prove_above(limit, deadline, strict=strict, stop=stop)
-            margin = float(np.nextafter(found.lower - limit, -np.inf))
-            return ClauseProof(found.closed, found.subproblems, margin, found.point)
+        cost, limit, strict = model.cost(clause.coeffs[0]), float(clause.limits[0]), not bool(clause.strict[0])
         answer = LpSession(model, inputs).bound(cost, max(deadline - time.monotonic(), 0.0))
         refuted = answer.bound > limit or (not strict and answer.bound >= limit)
         point = None if answer.point is None else answer.point[model.inputs]
         return ClauseProof(refuted, 1, float(np.nextafter(answer.bound - limit, -np.inf)), None if refuted else point)
+
+
+    def _by_tree(self, clause: Clause, deadline: float, stop: Callable[[Progress], bool]) -> ClauseProof:
+        """A clause's tree is kept for the next time, with what its splits gained."""
+        assert self._small is not None
+        if id(clause) not in self._trees:
+            self._trees[id(clause)] = clause, self._tree(clause)
+        tree = self._trees[id(clause)][1]
+        limit, strict = (0.0, True) if self.ascends else (float(clause.limits[0]), not bool(clause.strict[0]))
+        solved = tree.solved
+        found = tree.prove_above(limit, deadline, strict=strict, stop=stop)
+        margin = float(np.nextafter(found.lower - limit, -np.inf))
+        return ClauseProof(found.closed, tree.solved - solved, margin, found.point)
+
+    def _tree(self, clause: Clause) -> NeuronTree:
+        assert self._small is not None
+        if self.ascends:
+            return plane_tree(self._small, clause, self._threads)
+        model = _with_clause(self._small, clause)
+        return hot_tree(model, model.cost(clause.coeffs[0]))
 
 
 def refine_neurons(
