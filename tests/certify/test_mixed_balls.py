@@ -21,7 +21,7 @@ from verifier.errors import SpecError
 from verifier.graph.evaluate import evaluate
 from verifier.outcome import StopReason
 
-QUICK = RadiusSettings(gap_rel=0.05, timeout_s=20)
+QUICK = RadiusSettings(gap_rel=0.05, timeout_s=60)
 INF = math.inf
 
 

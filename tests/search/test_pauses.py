@@ -120,6 +120,9 @@ def test_what_an_exhausted_tree_has_let_go_of_is_asked_again(monkeypatch: pytest
 
         def __init__(self, *_: object, **__: object) -> None: ...
 
+        def __len__(self) -> int:
+            return 1
+
         def open(self, clauses: np.ndarray) -> None:
             opened.append(clauses)
 

@@ -58,7 +58,7 @@ def split_activations(
     started_over = result is not None
     left = clauses if started_over else tree.clauses
     programs = partial(decide_by_programs, engine, domains, group, index, falsifier, run)
-    result, clauses = programs(left, FIRST_REFINE_S)
+    result, clauses = programs(left, min(FIRST_REFINE_S, REFINE_SHARE * run.horizon()))
     if result is not None:
         return result
     looking = Tree(domains, falsifier, index, run)
