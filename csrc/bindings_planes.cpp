@@ -3,7 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "verifier/planes.h"
+#include "verifier/plane_program.h"
 
 namespace py = pybind11;
 

@@ -1,5 +1,5 @@
-// A net of planes with its storage, and subdomains' ascents shared out to threads.
-#include "verifier/planes.h"
+// Subdomains' ascents shared out to threads.
+#include "verifier/plane_program.h"
 
 #include <algorithm>
 #include <type_traits>

@@ -41,21 +41,23 @@ VERIFIER_INLINE PlaneVec fetch(const double* x, const int32_t* source) {
 struct PlaneAdam {
     float old_first, old_second, correct_first, correct_second;
 
-    VERIFIER_INLINE float move(float gradient, float& first, float& second, const PlaneAdam& at) {
-        first = at.old_first * first + (1 - at.old_first) * gradient;
-        second = at.old_second * second + (1 - at.old_second) * gradient * gradient;
-        return first * at.correct_first / (std::sqrt(second * at.correct_second) + 1e-12f);
+    float move(float gradient, float& first, float& second) const {
+        first = old_first * first + (1 - old_first) * gradient;
+        second = old_second * second + (1 - old_second) * gradient * gradient;
+        return first * correct_first / (std::sqrt(second * correct_second) + 1e-12f);
     }
 };
 
 // One subdomain's ascent; arrays over all neurons [K], over all terms [P], over columns [C].
 class PlaneClimb {
   public:
-    PlaneClimb(const PlaneNet& net, const PlaneRule& rule, PlaneJob& job, char* scratch) : net_(net), rule_(rule), job_(job), free_(scratch) {
+    PlaneClimb(const PlaneNet& net, const PlaneRule& rule, PlaneJob& job, char* scratch)
+        : net_(net), rule_(rule), job_(job), free_(scratch) {
         most_ = take<float>(net.terms), least_ = take<float>(net.terms);
         plane_first_ = take<float>(net.terms), plane_second_ = take<float>(net.terms);
-        for (float** part : {&through_, &plane_pull_, &offset_, &top_, &chord_slope_, &chord_height_, &z_low_, &z_high_, &reach_})
-            *part = take<float>(net.neurons);
+        through_ = take<float>(net.neurons), plane_pull_ = take<float>(net.neurons), offset_ = take<float>(net.neurons);
+        top_ = take<float>(net.neurons), chord_slope_ = take<float>(net.neurons), chord_height_ = take<float>(net.neurons);
+        z_low_ = take<float>(net.neurons), z_high_ = take<float>(net.neurons), reach_ = take<float>(net.neurons);
         for (auto& moments : moments_) moments = take<float>(net.neurons);
         residual_ = take<double>(net.columns), x_ = take<double>(net.columns);
         row_gain_ = take<double>(net.row_count);
@@ -85,8 +87,9 @@ class PlaneClimb {
     }
 
     static int64_t bytes(const PlaneNet& net, int64_t window) {
-        return 4 * padded(net.terms * sizeof(float)) + 15 * padded(net.neurons * sizeof(float)) + 2 * padded(net.columns * sizeof(double)) +
-               padded(net.row_count * sizeof(double)) + padded(window * sizeof(double));
+        return 4 * padded(net.terms * sizeof(float)) + 15 * padded(net.neurons * sizeof(float)) +
+               2 * padded(net.columns * sizeof(double)) + padded(net.row_count * sizeof(double)) +
+               padded(window * sizeof(double));
     }
 
   private:
@@ -168,7 +171,8 @@ class PlaneClimb {
         const float line = open ? job_.slope[at] : (job_.side[at] > 0 ? steep : flat);
         const float through = direct + (above ? own * chord_slope_[at] : pull * line) - held;
         through_[at] = through, plane_pull_[at] = on_plane;
-        double constant = static_cast<double>(own) * chord_height_[at] + (through > 0 ? through * layer.low[k] : through * layer.high[k]) +
+        double constant = static_cast<double>(own) * chord_height_[at] +
+                          (through > 0 ? through * layer.low[k] : through * layer.high[k]) +
                           (held > 0 ? held * z_low_[at] : held * z_high_[at]);
         const int32_t* source = layer.source + k * layer.width;
         const float *weight = layer.weight + k * layer.width, *share = job_.plane + term;
@@ -238,7 +242,8 @@ class PlaneClimb {
             const PlaneVec most = peek(most_ + term + i), least = peek(least_ + term + i);
             const PlaneVec gradient = grows * (x - (least + top * (most - least)));
             const PlaneVec first = adam_.old_first * peek(plane_first_ + term + i) + (1 - adam_.old_first) * gradient;
-            const PlaneVec second = adam_.old_second * peek(plane_second_ + term + i) + (1 - adam_.old_second) * gradient * gradient;
+            const PlaneVec second =
+                adam_.old_second * peek(plane_second_ + term + i) + (1 - adam_.old_second) * gradient * gradient;
             poke(plane_first_ + term + i, first), poke(plane_second_ + term + i, second);
             PlaneVec size = second * adam_.correct_second;
             for (int lane = 0; lane < kPlaneLanes; ++lane) size[lane] = std::sqrt(size[lane]);
@@ -266,7 +271,7 @@ class PlaneClimb {
     }
 
     float moved(float from, float gradient, int64_t at, int moments, float rate, float least, float most) {
-        const float to = from + rate * PlaneAdam::move(gradient, moments_[moments][at], moments_[moments + 1][at], adam_);
+        const float to = from + rate * adam_.move(gradient, moments_[moments][at], moments_[moments + 1][at]);
         return to < least ? least : (to > most ? most : to);
     }
 

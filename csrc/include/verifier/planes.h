@@ -3,10 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <list>
-#include <vector>
-
-#include "verifier/network.h"
 
 namespace verifier {
 
@@ -64,28 +60,5 @@ struct PlaneKernel {
     int64_t (*bytes)(const PlaneNet& net, const PlaneRule& rule);
 };
 const PlaneKernel& best_plane_kernel();
-
-// A net with storage of its own.
-class PlaneProgram {
-  public:
-    // `net` points to arrays that are copied.
-    explicit PlaneProgram(const PlaneNet& net);
-    const PlaneNet& net() const { return net_; }
-
-    // Each job on one of `threads` threads.
-    void climb(const PlaneRule& rule, std::vector<PlaneJob>& jobs, int threads);
-
-  private:
-    template <typename V>
-    const V* keep(const V* values, int64_t count);
-
-    PlaneNet net_;
-    std::vector<PlaneLayer> layers_;
-    std::list<std::vector<double>> doubles_;
-    std::list<std::vector<float>> floats_;
-    std::list<std::vector<int32_t>> ints_;
-    std::list<std::vector<int64_t>> longs_;
-    std::vector<AlignedArray<double>> scratch_;
-};
 
 }  // namespace verifier
