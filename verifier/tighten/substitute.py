@@ -147,7 +147,7 @@ class _Substitution:
         model, kept = self.model, self.kept
         number = np.where(kept, np.cumsum(kept) - 1, -1)
         relaxation = np.zeros(matrix.shape[0], dtype=bool)
-        relaxation[np.concatenate(self.relaxation)] = True
+        relaxation[np.concatenate([np.zeros(0, dtype=np.int64), *self.relaxation])] = True
         shape = (matrix.shape[0], int(kept.sum()))
         return LinearModel(
             matrix=sparse.csr_matrix((matrix.data, number[matrix.indices], matrix.indptr), shape=shape),
