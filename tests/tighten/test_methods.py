@@ -43,11 +43,20 @@ def test_published_order_and_exactness_on_small_nets(seed):
     assert np.array_equal(found["fast-lin"], found["cnn-cert"])
     assert np.allclose(found["deeppoly"], found["crown"], rtol=0, atol=1e-6)
     assert np.all(found["lagrangian"] <= found["lp"] + 1e-6)
+    assert np.all(found["alpha-crown"] <= found["planes"])
     exact = np.array([exact_minimum(graph, box, row) for row in ROWS])
     assert np.allclose(found["milp"], exact, rtol=0, atol=1e-5)
     for name, lower in found.items():
         assert np.all(lower <= sampled(graph, box)), name
         assert np.all(lower <= exact + 1e-9), name
+
+
+def test_planes_beat_the_linear_program_where_inputs_are_many():
+    box = lp_ball(np.full(12, 0.1), 0.4)
+    for seed in range(3):
+        session = BoundSession(dense_net([12, 40, 2], seed), problem_of(box), MethodSettings(steps=150, iterations=40))
+        gains = session.bound("planes").lower - session.bound("lp").lower
+        assert np.all(gains > 0.05)
 
 
 def test_crown_beats_fast_lin_on_average():

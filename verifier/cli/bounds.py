@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from verifier.tighten.methods import MethodResult
 
 NAMES = (
-    "ibp", "fast-lin", "cnn-cert", "deeppoly", "crown", "alpha-crown", "wong-kolter", "lagrangian", "lp", "milp",
-    "sdp", "sdp-dual", "sdp-crown",
+    "ibp", "fast-lin", "cnn-cert", "deeppoly", "crown", "alpha-crown", "wong-kolter", "lagrangian", "lp", "planes",
+    "milp", "sdp", "sdp-dual", "sdp-crown",
 )  # fmt: skip
 __doc__ = (__doc__ or "").replace("{methods}", ", ".join(NAMES))
 

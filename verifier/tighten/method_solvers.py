@@ -7,13 +7,19 @@ from typing import Any
 
 import numpy as np
 
+from verifier.graph.evaluate import evaluate
+from verifier.spec.problem import Clause
+from verifier.tighten.build import build_model
 from verifier.tighten.dual import DualSettings, dual_bound
 from verifier.tighten.lp import lp_bound
 from verifier.tighten.method_passes import Answer, Task, alpha, backward_pass
 from verifier.tighten.milp import MilpSettings, milp_bound
+from verifier.tighten.plane_ascent import covers
+from verifier.tighten.plane_tree import Ascents
 from verifier.tighten.propagated import Bounded
 from verifier.tighten.sdp import SdpSettings, check_operators, sdp_bound
 from verifier.tighten.sdp_crown_network import SdpCrownSettings, sdp_crown_bound
+from verifier.tighten.substitute import substituted
 
 
 class _Ground:
@@ -96,6 +102,27 @@ def mixed_integer(task: Task) -> Answer:
         closed = found.lower >= found.upper - 1e-5 * np.maximum(1.0, np.abs(found.upper))
     note = f"{int(closed.sum())} of {closed.size} rows exact, {int(found.leaves.sum())} subproblems"
     return np.maximum(found.lower, ground.floor), ground.shared, (note,)
+
+
+def planes(task: Task) -> Answer:
+    """Concave envelopes over what neurons read, by ascent."""
+    ground, state = _Ground(task), task.state
+    model = build_model(state.graph, state.inputs, **ground.known())
+    if model is None:
+        return np.full(len(task.coeffs), np.inf), ground.shared, ()
+    small, lower = substituted(model), ground.floor.copy()
+    if not covers(small):
+        return lower, ground.shared, ("no neurons of two pieces alone; alpha-CROWN's bound",)
+    middle = evaluate(state.graph, 0.5 * (state.inputs.lower + state.inputs.upper)[None])[0]
+    for s, row in enumerate(task.coeffs):
+        left = ground.left_s()
+        if left is not None and left <= 0.0:
+            return lower, ground.shared, ("no time left for every row; those have alpha-CROWN's bound",)
+        # An ascent ends above its limit, so that is what a point attains.
+        limit = float(row @ middle)
+        ascents = Ascents(small, Clause(row[None], np.array([limit]), np.zeros(1, dtype=bool)))
+        lower[s] = max(lower[s], np.nextafter(ascents.least(task.settings.steps) + limit, -np.inf))
+    return lower, ground.shared, ()
 
 
 def semidefinite(task: Task) -> Answer:

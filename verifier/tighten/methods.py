@@ -2,8 +2,9 @@
 
 Methods are settings of one another where that is what they are: Fast-Lin, CNN-Cert, DeepPoly and
 CROWN differ in the slopes of one backward pass, Wong-Kolter is the dual of Fast-Lin's, the
-Lagrangian dual optimises its multipliers, the LP is their common optimum, the MILP branches on it,
-and the semidefinite ones add products. No method gives less than the cheaper bounds it starts from.
+Lagrangian dual optimises its multipliers, the LP is their common optimum, planes bound a neuron over
+all it reads, the MILP branches, and the semidefinite ones add products. No method gives less than
+the cheaper bounds it starts from.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from verifier.tighten.method_solvers import (
     lagrangian,
     linear_program,
     mixed_integer,
+    planes,
     sdp_crown,
     semidefinite,
     semidefinite_dual,
@@ -176,6 +178,7 @@ METHODS: dict[str, Method] = {
     "wong-kolter": Method("the dual of fast-lin's relaxation in closed form", wong_kolter),
     "lagrangian": Method("multipliers of every layer by ascent", lagrangian),
     "lp": Method("triangle relaxation by HiGHS, rebuilt from multipliers", linear_program),
+    "planes": Method("relus bounded over all they read, not over one interval, by ascent", planes),
     "milp": Method("branch and bound on activations, exact given time", mixed_integer),
     "sdp": Method("semidefinite relaxation by interior points, rebuilt from multipliers", semidefinite),
     "sdp-dual": Method("semidefinite relaxation by first-order dual ascent", semidefinite_dual),

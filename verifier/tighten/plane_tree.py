@@ -38,6 +38,12 @@ class Ascents:
         low, high = model.col_lower[self.ascent.pre], model.col_upper[self.ascent.pre]
         self._stable = np.select([low >= 0, high <= 0], [1, 0], -1).astype(np.int8)
 
+    def least(self, steps: int) -> float:
+        """A rigorous lower bound of the weighted rows less their limits over the whole box."""
+        (at,) = filter(None, [self._subdomain({})])
+        (found,) = self.ascent.climb([at], self.ascent.start(), steps, ROOT_RATE)
+        return self.ascent.prove(at, found.parameters)
+
     def visit(
         self, siblings: Sequence[Sides], state: Parameters | None, known: float, target: float, deadline: float
     ) -> list[Visit]:
