@@ -7,10 +7,10 @@ import pytest
 from nets import dense_net, exact_minimum
 
 from verifier.errors import ShapeError
-from verifier.graph.evaluate import evaluate, evaluate_all
+from verifier.graph.evaluate import evaluate
 from verifier.spec.problem import Clause, lp_ball
 from verifier.tighten.dual import layerwise_bounds
-from verifier.tighten.feed import Known, LastMile, refine_neurons
+from verifier.tighten.feed import Known, LastMile
 
 ROW = np.array([[1.0, -1.0]])
 
@@ -55,21 +55,3 @@ def test_time_and_cancelling_prove_nothing_false():
     assert not LastMile(graph, box, Known({})).refute(clause(-100.0), np.inf, lambda share: True).refuted
     with pytest.raises(ShapeError, match="N_out"):
         LastMile(graph, box, Known({})).refute(clause(0.0, np.ones((1, 3))), np.inf)
-
-
-def test_refined_neurons_are_sound_and_tighter():
-    graph, box = dense_net([4, 10, 10, 10, 2], 3), lp_ball(np.zeros(4), 0.5)
-    known = Known(layerwise_bounds(graph, box))
-    wanted = {"z1": np.arange(10), "z2": np.array([3, 1, 2])}
-    found = refine_neurons(graph, box, known, wanted, np.inf)
-    values = evaluate_all(graph, np.random.default_rng(0).uniform(-0.5, 0.5, size=(4000, 4)))
-    for name, (low, high) in found.items():
-        sample = values[name].reshape(4000, -1)
-        assert np.all(low <= sample.min(axis=0)) and np.all(sample.max(axis=0) <= high)
-        assert np.all(low >= known.intermediate[name][0]) and np.all(high <= known.intermediate[name][1])
-    width = [found["z2"][1] - found["z2"][0], known.intermediate["z2"][1] - known.intermediate["z2"][0]]
-    assert np.all(width[0][[1, 2, 3]] < width[1][[1, 2, 3]] - 1e-6)
-    none = refine_neurons(graph, box, known, wanted, time.monotonic() - 1.0)
-    assert all(np.array_equal(none[n][0], known.intermediate[n][0]) for n in known.intermediate)
-    with pytest.raises(ShapeError, match="no nodes"):
-        refine_neurons(graph, box, known, {"nothing": np.arange(1)}, np.inf)

@@ -1,11 +1,10 @@
-"""What the search may ask of optimisation: tighter neurons, and a proof where few of them are left."""
+"""What the search asks of optimisation: clauses refuted by a program of the whole network."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -16,13 +15,16 @@ from verifier.graph.ir import Graph
 from verifier.spec.problem import Clause, InputSet
 from verifier.tighten.build import build_model
 from verifier.tighten.hot_tree import can_branch, hot_tree
-from verifier.tighten.intervals import Errors, Interval, Maps
+from verifier.tighten.intervals import Errors, Interval
 from verifier.tighten.lp import LpSession
 from verifier.tighten.model import LinearModel
 from verifier.tighten.neuron_tree import NeuronTree, Progress
 from verifier.tighten.plane_ascent import covers
 from verifier.tighten.plane_tree import plane_tree
 from verifier.tighten.substitute import substituted
+
+#: Trees kept at a time: each has a copy of the program.
+MOST_TREES = 32
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class ClauseProof:
 
 
 class LastMile:
-    """Clauses on one domain by linear programming, branching on the few neurons left open.
+    """Clauses on one domain by trees over all of its neurons: ascents over planes, else linear programs.
 
     Args:
         graph: the lowered graph that `known` refers to (`TorchEngine.network.graph`).
@@ -110,16 +112,15 @@ class LastMile:
         point = None if answer.point is None else answer.point[model.inputs]
         return ClauseProof(refuted, 1, float(np.nextafter(answer.bound - limit, -np.inf)), None if refuted else point)
 
-
     def _by_tree(self, clause: Clause, deadline: float, stop: Callable[[Progress], bool]) -> ClauseProof:
-        """A clause's tree is kept for the next time, with what its splits gained."""
-        assert self._small is not None
-        if id(clause) not in self._trees:
-            self._trees[id(clause)] = clause, self._tree(clause)
-        tree = self._trees[id(clause)][1]
+        """A clause's tree is kept for the next time, with what its splits gained, while there are few."""
+        _, tree = self._trees.pop(id(clause), (clause, None))
+        tree = tree or self._tree(clause)
         limit, strict = (0.0, True) if self.ascends else (float(clause.limits[0]), not bool(clause.strict[0]))
         solved = tree.solved
         found = tree.prove_above(limit, deadline, strict=strict, stop=stop)
+        if not found.closed and len(self._trees) < MOST_TREES:
+            self._trees[id(clause)] = clause, tree
         margin = float(np.nextafter(found.lower - limit, -np.inf))
         return ClauseProof(found.closed, tree.solved - solved, margin, found.point)
 
@@ -129,84 +130,6 @@ class LastMile:
             return plane_tree(self._small, clause, self._threads)
         model = _with_clause(self._small, clause)
         return hot_tree(model, model.cost(clause.coeffs[0]))
-
-
-def refine_neurons(
-    graph: Graph,
-    inputs: InputSet,
-    known: Known,
-    neurons: Mapping[str, np.ndarray],
-    deadline: float,
-    *,
-    threads: int = 2,
-) -> dict[str, Interval] | None:
-    """LP bounds of chosen neurons, the most valuable first, each over the network before it.
-
-    Args:
-        neurons: node name -> flat positions, most valuable first; nodes are taken in graph order and
-            share the time that is left evenly, so that tightened layers serve later ones.
-        deadline: time.monotonic() value to stop at; neurons not reached keep their bounds.
-        threads: LPs solved at once (HiGHS releases Python's lock).
-    Returns:
-        node name -> (lower, upper), float64 [size], intersected with `known`; None when the domain
-        is proved empty.
-    Property: sound, in the arithmetic of `known`.
-    """
-    unknown = set(neurons) - set(graph.nodes)
-    if unknown:
-        raise ShapeError(f"refine_neurons: the network has no nodes {sorted(unknown)}")
-    bounds = {name: (np.array(low, dtype=np.float64), np.array(high, dtype=np.float64))
-              for name, (low, high) in known.intermediate.items()}  # fmt: skip
-    wanted = [name for name in graph.nodes if name in neurons and len(neurons[name])]
-    for done, name in enumerate(wanted):
-        left = deadline - time.monotonic()
-        if left <= 0:
-            break
-        part = replace(graph, outputs=(name,), output_names=()).pruned()
-        errors = {k: v for k, v in (known.rounding_error or {}).items() if k in part.nodes}
-        maps = Maps(part, errors)
-        model = build_model(part, inputs, {k: v for k, v in bounds.items() if k in part.nodes}, maps=maps)
-        if model is None:
-            return None
-        stop = time.monotonic() + left / (len(wanted) - done)
-        low, high = model.col_lower[model.outputs].copy(), model.col_upper[model.outputs].copy()
-        if not _refine(model, inputs, np.asarray(neurons[name], dtype=np.int64), (low, high), stop, threads):
-            return None
-        bounds[name] = (low, high)
-    return bounds
-
-
-def _refine(
-    model: LinearModel, inputs: InputSet, positions: np.ndarray, ends: Interval, stop: float, threads: int
-) -> bool:
-    """Tighten `ends` in place; False when the model is proved empty."""
-    low, high = ends
-    if positions.size and (positions.min() < 0 or positions.max() >= low.size):
-        raise ShapeError(f"refine_neurons: positions must be in 0..{low.size - 1}")
-
-    def work(mine: np.ndarray) -> bool:
-        session = LpSession(model, inputs)
-        for position in mine:
-            for sign in (1.0, -1.0):
-                left = stop - time.monotonic()
-                if left <= 0.0:
-                    return True
-                cost = np.zeros(model.column_count)
-                cost[model.outputs[position]] = sign
-                bound = session.bound(cost, left).bound
-                if bound == np.inf:
-                    return False
-                if sign > 0:
-                    low[position] = max(low[position], bound)
-                else:
-                    high[position] = min(high[position], -bound)
-        return True
-
-    threads = max(1, min(threads, positions.size))
-    with ThreadPoolExecutor(threads) as pool:
-        # Every thread starts with its most valuable neurons.
-        alive = list(pool.map(work, [positions[i::threads] for i in range(threads)]))
-    return all(alive) and bool(np.all(low <= high))
 
 
 def _with_clause(model: LinearModel, clause: Clause) -> LinearModel:
