@@ -71,11 +71,12 @@ def test_clauses_that_are_refuted_leave_the_others_open(monkeypatch: pytest.Monk
     assert tried(Run(), 60.0) == (None, [1])
     with monkeypatch.context() as patch:
         patch.setattr("verifier.tighten.plane_tree.ROOT_STEPS", 1)  # no longer closed at its root
-        assert tried(Run(), 0.0) == (None, [0, 1])  # not begun
+        assert tried(Run(), 0.3) == (None, [0, 1])  # not begun
+    assert tried(Run(), 0.2) == (None, [0, 1])  # not even set up
     monkeypatch.setattr(programs, "PATIENCE", np.inf)
     for least_s, seconds in ((0.0, 1e-3), (5.0, 4.0)):
         monkeypatch.setattr(programs, "LEAST_S", least_s)
-        assert tried(Run.within(seconds, None), 0.0) == (None, [0, 1])
+        assert tried(Run.within(seconds, None), 0.3) == (None, [0, 1])
 
 
 def test_only_networks_of_linear_layers_and_bends_fit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,8 +40,8 @@ PLAIN = (
 #: should take longer than there is, of TOO_FEW times the subdomains foretold, or has SURPRISE times as many. Most of a
 #: tree is closed late.
 TOO_FEW, PATIENCE, SURPRISE = 10.0, 4.0, 20.0
-#: Seconds that must be left: setting up takes one or two.
-LEAST_S = 5.0
+#: Seconds that must be left, and that may be lost: setting up takes a tenth of a second to two.
+LEAST_S, LEAST_TRIAL_S = 5.0, 0.3
 
 
 def fits(graph: Graph) -> bool:
@@ -80,7 +80,7 @@ def decide_by_programs(
         (result, clauses): a counterexample, or a proof when no clause is left; else None. Clauses whose trees would
             not end in time are left open.
     """
-    if group.inputs is not None or run.remaining() < LEAST_S or not fits(engine.graph):
+    if group.inputs is not None or run.remaining() < LEAST_S or trial < LEAST_TRIAL_S or not fits(engine.graph):
         return None, clauses
     from verifier.tighten.feed import LastMile
 
