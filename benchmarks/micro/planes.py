@@ -73,8 +73,7 @@ def main() -> None:
     assert isinstance(domains, NativeDomains)
     bounds = domains.bound(domains.initial(left), 60, lambda: False)
     worst = int(bounds.batch.margin.argmin())
-    own = group.rows.clause == left[worst]
-    clause = Clause(group.rows.coeffs[own], group.limits[0][own], group.rows.strict[own])
+    clause = group.clause(0, left[worst])
     known, sizes = domains.node_bounds(engine.graph)
     inputs = InputSet(group.lower[0], group.upper[0])
     model = build_model(engine.graph, inputs, known, rounding_errors(engine.graph, sizes, real=False))

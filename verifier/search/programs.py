@@ -22,7 +22,7 @@ from verifier.outcome import Soundness
 from verifier.run import Run
 from verifier.search.input_split import SplitResult
 from verifier.spec.groups import Group
-from verifier.spec.problem import Clause, InputSet
+from verifier.spec.problem import InputSet
 
 if TYPE_CHECKING:
     from verifier.tighten.feed import Known, LastMile
@@ -117,10 +117,7 @@ class _Trial:
     ):
         self.programs, self.index, self.falsifier, self.run = programs, index, falsifier, run
         self.solved, self.lowest = 0, np.inf
-        self.left: dict[int, Clause] = {}
-        for clause in map(int, clauses):
-            own = group.rows.clause == clause
-            self.left[clause] = Clause(group.rows.coeffs[own], group.limits[index][own], group.rows.strict[own])
+        self.left = {clause: group.clause(index, clause) for clause in map(int, clauses)}
 
     def run_for(self, trial: float) -> object | None:
         """Refute what can be, the easiest first, losing about `trial` seconds at most; a confirmed witness."""

@@ -95,6 +95,11 @@ class Group:
         rows, limits = self.rows.only(clauses), self.limits[:, clauses[self.rows.clause]]
         return Group(rows, self.lower, self.upper, limits, self.case, self.inputs)
 
+    def clause(self, index: int, number: int) -> Clause:
+        """One of the clauses with the limits of box `index`."""
+        own = self.rows.clause == number
+        return Clause(self.rows.coeffs[own], self.limits[index][own], self.rows.strict[own])
+
     def only(self, index: int) -> Group:
         """The group of one of the boxes."""
         part = slice(index, index + 1)

@@ -14,7 +14,7 @@ from verifier.tighten.enclosure import enclose
 from verifier.tighten.input_rows import add_input_rows
 from verifier.tighten.intervals import Errors, Interval, Maps, propagate
 from verifier.tighten.linear_maps import AFFINE, MOVES
-from verifier.tighten.model import LinearModel, Neurons, RowBuffer
+from verifier.tighten.model import LinearModel, Neurons, RowBuffer, led_by
 from verifier.tighten.rounding import dot_error
 
 
@@ -99,9 +99,8 @@ class _Build:
         row_of = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))[live]
         counts = np.bincount(row_of, minlength=matrix.shape[0])
         starts = np.concatenate([[0], np.cumsum(counts)])
-        data = np.insert(-matrix.data[live], starts[:-1], 1.0)
-        cols = np.insert(source[matrix.indices[live]], starts[:-1], own)
-        block = sparse.csr_matrix((data, cols, starts + np.arange(starts.size)), shape=(own.size, self.count))
+        rest = sparse.csr_matrix((-matrix.data[live], source[matrix.indices[live]], starts), (own.size, self.count))
+        block = led_by(own, rest)
         slack = np.where(error > 0, error + dot_error(error + np.abs(offset), 2), 0.0)
         self.rows.append(block, offset - slack, offset + slack)
         self.definitions.append((self.rows.count - own.size, self.rows.count))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from scipy import sparse
 
-from verifier.tighten.model import LinearModel, Neurons, RowBuffer
+from verifier.tighten.model import LinearModel, Neurons, RowBuffer, led_by
 from verifier.tighten.rounding import WIDEN, dot_error
 
 #: The least violation, relative to the value, that is one.
@@ -87,29 +87,25 @@ class Envelopes:
         """Append f(z) - slope @ x <= offset; slope [K, W], offset [K]."""
         used = slope != 0
         starts = np.concatenate([[0], np.cumsum(used.sum(axis=1))])
-        data = np.insert(-slope[used], starts[:-1], 1.0)
-        places = np.insert(self.sources[used], starts[:-1], self.post)
-        block = sparse.csr_matrix((data, places, starts + np.arange(len(starts))), shape=(len(offset), columns))
-        rows.append(block, np.full(len(offset), -np.inf), offset)
+        rest = sparse.csr_matrix((-slope[used], self.sources[used], starts), shape=(len(offset), columns))
+        rows.append(led_by(self.post, rest), np.full(len(offset), -np.inf), offset)
 
 
 def envelopes(model: LinearModel) -> list[Envelopes]:
     """The layers of a model that have such neurons."""
-    matrix = model.matrix
-    rows = [row for start, stop in model.definitions for row in range(start, stop)]
-    row_of = {int(matrix.indices[matrix.indptr[row]]): row for row in rows}
+    row_of = model.defining_rows()
     found = (_layer(model, neurons, row_of) for neurons in model.neurons)
     return [layer for layer in found if layer is not None]
 
 
-def _layer(model: LinearModel, neurons: Neurons, row_of: dict[int, int]) -> Envelopes | None:
+def _layer(model: LinearModel, neurons: Neurons, row_of: np.ndarray) -> Envelopes | None:
     curve = neurons.curve
     if not curve.piecewise_linear or curve.knots.shape[1] != 1:
         return None
     ends = np.tile(np.array([-1.0, 0.0, 1.0]), (neurons.pre.size, 1))
     left, middle, right = curve.value(ends).T
     slopes = np.stack([-left, right], axis=1)
-    rows = np.array([row_of.get(int(c), -1) for c in neurons.pre])
+    rows = row_of[neurons.pre]
     keep = (curve.knots[:, 0] == 0) & (middle == 0) & (slopes[:, 1] > slopes[:, 0]) & (rows >= 0)
     if not keep.any():
         return None

@@ -82,6 +82,13 @@ class LinearModel:
         cost[self.outputs] = coeffs
         return cost
 
+    def defining_rows(self) -> np.ndarray:
+        """Of every column [C] the row that defines it, -1 where none does."""
+        found = np.full(self.column_count, -1)
+        for start, stop in self.definitions:
+            found[self.matrix.indices[self.matrix.indptr[start:stop]]] = np.arange(start, stop)
+        return found
+
     def with_rows(self, block: sparse.csr_matrix, lower: np.ndarray, upper: np.ndarray) -> LinearModel:
         """The model with more rows [K, C], appended as ordinary (not relaxation) rows."""
         rows = RowBuffer()
@@ -99,6 +106,13 @@ class LinearModel:
             self, matrix=self.matrix[keep], row_lower=self.row_lower[keep], row_upper=self.row_upper[keep],
             relaxation_rows=self.relaxation_rows[keep],
         )  # fmt: skip
+
+
+def led_by(columns: np.ndarray, block: sparse.csr_matrix) -> sparse.csr_matrix:
+    """The rows of a block [K, C], each with an entry 1 at its own column [K] stored before the others."""
+    starts = block.indptr
+    data, places = np.insert(block.data, starts[:-1], 1.0), np.insert(block.indices, starts[:-1], columns)
+    return sparse.csr_matrix((data, places, starts + np.arange(len(starts))), shape=block.shape)
 
 
 class RowBuffer:

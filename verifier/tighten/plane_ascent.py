@@ -103,12 +103,10 @@ class PlaneAscent:
         self.pre = np.concatenate([n.pre for n in model.neurons])
         self.post = np.concatenate([n.post for n in model.neurons])
         self.slopes = np.concatenate([e.slopes for e in self.layers])
-        row_of = {
-            int(model.matrix.indices[model.matrix.indptr[r]]): r for a, b in model.definitions for r in range(a, b)
-        }
-        self._rows = np.array([row_of[int(c)] for c in self.pre])
-        bent = set(self.pre.tolist())
-        self._last = np.array([r for c, r in sorted(row_of.items(), key=lambda p: -p[1]) if c not in bent], dtype=int)
+        row_of = model.defining_rows()
+        self._rows = row_of[self.pre]
+        row_of[self.pre] = -1
+        self._last = np.sort(row_of[row_of >= 0])[::-1]
         starts = np.cumsum([0, *(len(e.post) for e in self.layers)])
         of_layers = [model.matrix[self._rows[a:b]] for a, b in pairwise(starts)]
         self._reads = [block.T.tocsr() for block in of_layers]

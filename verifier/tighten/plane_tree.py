@@ -40,7 +40,8 @@ class Ascents:
 
     def least(self, steps: int) -> float:
         """A rigorous lower bound of the weighted rows less their limits over the whole box."""
-        (at,) = filter(None, [self._subdomain({})])
+        at = self._subdomain({})
+        assert at is not None, "nothing is split"
         (found,) = self.ascent.climb([at], self.ascent.start(), steps, ROOT_RATE)
         return self.ascent.prove(at, found.parameters)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import sparse
 
-from verifier.tighten.model import LinearModel, RowBuffer
+from verifier.tighten.model import LinearModel, RowBuffer, led_by
 from verifier.tighten.rounding import TINY, WIDEN, dot_error, row_terms, with_data
 
 
@@ -99,11 +99,7 @@ class _Substitution:
         before = self.rows.count
         if stay.any():
             part = matrix[stay]
-            counts = np.diff(part.indptr)
-            data = np.insert(-part.data, part.indptr[:-1], 1.0)
-            columns = np.insert(part.indices, part.indptr[:-1], own[stay])
-            starts = np.concatenate([[0], np.cumsum(counts + 1)])
-            rows = sparse.csr_matrix((data, columns, starts), shape=part.shape)
+            rows = led_by(own[stay], with_data(part, -part.data))
             self._append(rows, low[stay], high[stay], offset[stay], error[stay])
             self.definitions.append((before, self.rows.count))
         gone = ~stay
