@@ -1,11 +1,11 @@
 """Certified radii: how close the ends come, what reuse saves, one table of methods, smoothing speed.
 
-    python benchmarks/radius.py --samples 30                      # networks of specs/
-    python benchmarks/radius.py --instances FOLDER --samples 5    # centres of the boxes in FOLDER/instances.csv
-    python benchmarks/radius.py --part smoothing
+    python benchmarks/radius.py --out FILE --samples 30                      # networks of specs/
+    python benchmarks/radius.py --out FILE --instances FOLDER --samples 5    # centres of the boxes it lists
+    python benchmarks/radius.py --out FILE --part smoothing
 
 Times are processor seconds of one thread, so that other work on the machine does not count; wall
-seconds stand beside them. Results go to benchmarks/results/radius.md.
+seconds stand beside them. What is kept of it stands, with its conditions, in benchmarks/results/radius.md.
 """
 
 from __future__ import annotations
@@ -34,8 +34,7 @@ from verifier.spec.problem import Case, Problem
 from verifier.tighten.methods import BoundSession, MethodSettings
 from verifier.tighten.milp import MilpSettings, milp_bound
 
-HERE = Path(__file__).parent
-SPECS = HERE.parent / "specs"
+SPECS = Path(__file__).parent.parent / "specs"
 TEST_PART = 1500
 #: Parameters below which the radius that linear programs prove is looked for as well.
 SMALL = 50_000
@@ -330,7 +329,7 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=30.0)
     parser.add_argument("--commit", default="", help="named in the results")
     parser.add_argument("--date", default="", help="named in the results")
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "radius.md")
+    parser.add_argument("--out", type=Path, required=True, help="file to write; parts not asked for are not in it")
     args = parser.parse_args()
     torch.set_num_threads(1)
     text = [

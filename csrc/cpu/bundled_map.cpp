@@ -1,6 +1,7 @@
 #include "bundled_map.h"
 
 #include <algorithm>
+#include <cstring>
 #include <unordered_map>
 
 namespace verifier {
@@ -35,9 +36,25 @@ void read_output(const Term<T>& term, bool backward, int32_t output, const std::
     }
 }
 
+uint64_t mixed(uint64_t hash, uint64_t next) {
+    hash = (hash ^ next) * 0x9E3779B97F4A7C15ull;
+    return hash ^ hash >> 29;
+}
+
 uint64_t hash_of(const std::vector<int32_t>& index) {
     uint64_t hash = index.size();
-    for (int32_t i : index) hash = (hash ^ static_cast<uint64_t>(i)) * 0x9E3779B97F4A7C15ull, hash ^= hash >> 29;
+    for (int32_t i : index) hash = mixed(hash, static_cast<uint64_t>(i));
+    return hash;
+}
+
+template <typename T>
+uint64_t hash_of(const T* values, int64_t count) {
+    uint64_t hash = static_cast<uint64_t>(count);
+    for (int64_t k = 0; k < count; ++k) {
+        uint64_t bits = 0;
+        std::memcpy(&bits, values + k, sizeof(T));
+        hash = mixed(hash, bits);
+    }
     return hash;
 }
 
@@ -56,11 +73,28 @@ BundledMap<T>::BundledMap(const Term<T>& term, bool backward, const std::vector<
         at[k] = static_cast<int32_t>(mine - output_.data());
         found->second = at[k] / kBundle;
     }
-    values_.assign(index_.size() * kBundle, T(0));
+    std::vector<T> values(index_.size() * kBundle, T(0));
     for (size_t k = 0; k < outputs.size(); ++k) {
         read_output(term, backward, outputs[k], inputs, position, reads, weights);
         const int64_t begin = start_[at[k] / kBundle];
-        for (size_t j = 0; j < weights.size(); ++j) values_[(begin + j) * kBundle + at[k] % kBundle] = weights[j];
+        for (size_t j = 0; j < weights.size(); ++j) values[(begin + j) * kBundle + at[k] % kBundle] = weights[j];
+    }
+    share_weights(values);
+}
+
+// Keeps one copy of equal bundles' weights, given in the order of `index`.
+template <typename T>
+void BundledMap<T>::share_weights(const std::vector<T>& values) {
+    std::unordered_map<uint64_t, int64_t> earlier;  // where the last weights with a hash begin
+    for (size_t b = 0; b + 1 < start_.size(); ++b) {
+        const T* mine = values.data() + start_[b] * kBundle;
+        const int64_t length = (start_[b + 1] - start_[b]) * kBundle, next = static_cast<int64_t>(values_.size());
+        const auto [found, fresh] = earlier.try_emplace(hash_of(mine, length), next);
+        if (fresh || found->second + length > next || !std::equal(mine, mine + length, values_.data() + found->second)) {
+            found->second = next;
+            values_.insert(values_.end(), mine, mine + length);
+        }
+        first_.push_back(found->second / kBundle);
     }
 }
 
@@ -85,7 +119,7 @@ int32_t* BundledMap<T>::place_of(int32_t output, const std::vector<int32_t>& rea
 
 template <typename T>
 Bundles<T> BundledMap<T>::view() const {
-    return {static_cast<int64_t>(start_.size()) - 1, start_.data(), index_.data(), output_.data(), values_.data()};
+    return {static_cast<int64_t>(start_.size()) - 1, start_.data(), index_.data(), first_.data(), output_.data(), values_.data()};
 }
 
 template class BundledMap<float>;

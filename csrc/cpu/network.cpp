@@ -9,6 +9,7 @@
 #include <stdexcept>
 
 #include "network_storage.h"
+#include "neuron_order.h"
 
 namespace verifier {
 
@@ -260,6 +261,18 @@ void Network<T>::finish(int forms) {
     plan_.row_block = plan_.longest_stride <= 128 ? 48 : 64;
     plan_.buffer_count = count_buffers();
     choose_refined();
+    lay_out();
+}
+
+template <typename T>
+void Network<T>::lay_out() {
+    for (size_t s = 0; s < stages_.size(); ++s) {
+        storage_[s]->order = neuron_order(stages_[s], stages_);
+        // What comes out is read in its own order.
+        if (s + 1 == stages_.size()) std::sort(storage_[s]->order.begin(), storage_[s]->order.end());
+        stages_[s].order = storage_[s]->order.data();
+        stages_[s].room = plane_room(stages_[s].size, isa_.lanes * static_cast<int64_t>(sizeof(T)));
+    }
 }
 
 // A backward pass can improve a stage unless the forward pass is exact there.

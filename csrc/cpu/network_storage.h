@@ -21,6 +21,7 @@ struct Network<T>::Storage {
     std::vector<AlignedArray<T>> arrays;
     std::list<Indices> indices;  // a list: terms point into its elements
     std::list<BundledMap<T>> bundled;
+    std::vector<int32_t> order;
     double weights = 0;          // multiply-adds of the stage
     bool inexact = false;        // the cast to T changed a weight or a bias
 };
@@ -120,8 +121,8 @@ template <typename T>
 void Network<T>::Scratch::add_points(const Plan<T>& plan) {
     if (!point_rows.empty()) return;
     for (int s = 0; s < plan.count; ++s) {
-        point_rows.push_back(array(kPointBlock * plan.stages[s].stride));
-        point_grads.push_back(array(kPointBlock * plan.stages[s].stride));
+        point_rows.push_back(array(kPointBlock * plan.stages[s].room));
+        point_grads.push_back(array(kPointBlock * plan.stages[s].room));
     }
     work.point_rows = point_rows.data();
     work.point_grads = point_grads.data();

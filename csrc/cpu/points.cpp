@@ -12,14 +12,15 @@ namespace verifier {
 template <typename T>
 void Network<T>::bundle_maps(bool backward) {
     if (backward ? bundled_back_ : bundled_) return;
-    std::vector<std::vector<int32_t>> every(stages_.size());
-    for (size_t s = 0; s < stages_.size(); ++s)
-        for (int64_t i = 0; i < stages_[s].size; ++i) every[s].push_back(static_cast<int32_t>(i));
+    std::vector<std::vector<int32_t>> place(stages_.size());
+    for (size_t s = 0; s < stages_.size(); ++s) {
+        place[s].resize(stages_[s].size);
+        for (int64_t k = 0; k < stages_[s].size; ++k) place[s][stages_[s].order[k]] = static_cast<int32_t>(k);
+    }
     for (size_t s = 1; s < stages_.size(); ++s)
         for (Term<T>& term : storage_[s]->terms) {
-            const std::vector<int32_t>&here = every[s], &below = every[term.source];
-            storage_[s]->bundled.emplace_back(term, backward, backward ? below : here, backward ? here : below,
-                                              backward ? here : below);
+            const auto to = backward ? term.source : s, from = backward ? s : term.source;
+            storage_[s]->bundled.emplace_back(term, backward, storage_[to]->order, storage_[from]->order, place[from]);
             (backward ? term.back_from_points : term.at_points) = storage_[s]->bundled.back().view();
         }
     (backward ? bundled_back_ : bundled_) = true;
@@ -120,7 +121,7 @@ Trace<T> Network<T>::record(const T* points, int64_t count, int threads, T* out)
     std::lock_guard<std::mutex> guard(busy_);
     Trace<T> trace;
     trace.count = count;
-    for (const Stage<T>& stage : stages_) trace.rows.emplace_back(planes_of(count) * isa_.lanes * stage.size);
+    for (const Stage<T>& stage : stages_) trace.rows.emplace_back(planes_of(count) * isa_.lanes * stage.room);
     evaluate_into(&trace, points, count, threads, out);
     return trace;
 }
@@ -129,7 +130,7 @@ template <typename T>
 bool Network<T>::fits(const Trace<T>& trace) const {
     bool same = trace.rows.size() == stages_.size();
     for (size_t s = 0; same && s < stages_.size(); ++s)
-        same = trace.rows[s].size() == planes_of(trace.count) * isa_.lanes * stages_[s].size;
+        same = trace.rows[s].size() == planes_of(trace.count) * isa_.lanes * stages_[s].room;
     return same;
 }
 
@@ -152,7 +153,7 @@ int64_t Network<T>::planes_of(int64_t points) const {
 template <typename T>
 std::vector<T*> Network<T>::rows_from(const Trace<T>& trace, int64_t first) const {
     std::vector<T*> rows;
-    for (size_t s = 0; s < stages_.size(); ++s) rows.push_back(trace.rows[s].get() + first * stages_[s].size);
+    for (size_t s = 0; s < stages_.size(); ++s) rows.push_back(trace.rows[s].get() + first * stages_[s].room);
     return rows;
 }
 

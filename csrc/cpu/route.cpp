@@ -32,7 +32,7 @@ void Route<T>::add_term(const CompactTerm<T>& term, const std::vector<char>& her
     for (int32_t b : entered) {
         for (int64_t k = map.start[b]; k < map.start[b + 1]; ++k) {
             lists.index[used] = map.index[k];
-            lists.position[used] = static_cast<int32_t>(k);
+            lists.position[used] = static_cast<int32_t>(map.first[b] + k - map.start[b]);
             used += here[map.index[k]];
         }
         // Positions rise, so no weight is skipped where as many lie between the first and the last.

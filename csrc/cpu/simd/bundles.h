@@ -82,8 +82,10 @@ VERIFIER_INLINE void write_bundles(int64_t count, Next next, Planes<const T> in,
 template <typename T, typename Next>
 VERIFIER_INLINE void over_planes(int64_t count, Next next, Planes<const T> in, Planes<T> out, bool accumulate) {
     int64_t plane = 0;
-    for (; plane + kPlanes <= in.count; plane += kPlanes) write_bundles<T, kPlanes>(count, next, in, out, plane, accumulate);
-    if (in.count - plane >= 2) write_bundles<T, 2>(count, next, in, out, plane, accumulate), plane += 2;
+    // Twice two are faster than three and one, whose sums are too few to hide how long an addition takes.
+    for (; plane + kPlanes <= in.count && !(kPlanes == 3 && in.count - plane == 4); plane += kPlanes)
+        write_bundles<T, kPlanes>(count, next, in, out, plane, accumulate);
+    for (; in.count - plane >= 2; plane += 2) write_bundles<T, 2>(count, next, in, out, plane, accumulate);
     if (in.count > plane) write_bundles<T, 1>(count, next, in, out, plane, accumulate);
 }
 
@@ -110,7 +112,7 @@ VERIFIER_INLINE void scale_planes(int64_t count, Next next, Planes<const T> in, 
 template <typename T>
 VERIFIER_INLINE BundleSums<T> bundle_at(const Bundles<T>& map, int64_t b, const int32_t*& output) {
     output = map.output + b * kBundle;
-    return {map.index + map.start[b], nullptr, map.values + map.start[b] * kBundle, map.start[b + 1] - map.start[b]};
+    return {map.index + map.start[b], nullptr, map.values + map.first[b] * kBundle, map.start[b + 1] - map.start[b]};
 }
 
 // out (+)= the whole map of in; `diagonal`: every bundle reads one input at most.

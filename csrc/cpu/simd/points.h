@@ -1,7 +1,7 @@
 // The network at points, and gradients of weighted outputs: the same products, no bounds.
 //
 // Points lie in planes as rows do in bundles.h: lane l of plane v is point v * lanes + l, and plane v of a stage is
-// [neurons][lanes].
+// [neurons][lanes], neurons as the stage orders them.
 #pragma once
 
 #include "bundles.h"
@@ -75,10 +75,11 @@ template <typename T>
 static void evaluate(const Plan<T>& plan, const T* points, int64_t count, T* const* kept, T* out) {
     constexpr int64_t lanes = Lanes<T>::kCount;
     const int64_t planes = blocks_of(count, lanes);
-    const auto rows_of = [&](int s) { return Planes<T>{kept[s], plan.stages[s].size * lanes, planes}; };
-    const int64_t inputs = plan.stages[0].size, outputs = plan.stages[plan.count - 1].size;
+    const auto rows_of = [&](int s) { return Planes<T>{kept[s], plan.stages[s].room * lanes, planes}; };
+    const int top = plan.count - 1;
+    const int64_t inputs = plan.stages[0].size, outputs = plan.stages[top].size;
     for (int64_t v = 0; v < planes; ++v)
-        into_plane(points + v * lanes * inputs, inputs, present_in<T>(count, v), inputs, kept[0] + v * inputs * lanes);
+        into_plane(points + v * lanes * inputs, inputs, present_in<T>(count, v), inputs, kept[0] + v * rows_of(0).stride);
     for (int s = 1; s < plan.count; ++s) {
         const Stage<T>& stage = plan.stages[s];
         const Planes<T> rows = rows_of(s);
@@ -91,12 +92,11 @@ static void evaluate(const Plan<T>& plan, const T* points, int64_t count, T* con
         for (int64_t v = 0; v < planes; ++v)
             for (int64_t i = 0; i < stage.size; ++i) {
                 T* z = rows.data + v * rows.stride + i * lanes;
-                store(z, activated(stage, load(z) + spread<T>(stage.bias[i])));
+                store(z, activated(stage, load(z) + spread<T>(stage.bias[stage.order[i]])));
             }
     }
     for (int64_t v = 0; v < planes; ++v)
-        from_plane(kept[plan.count - 1] + v * outputs * lanes, outputs, present_in<T>(count, v), out + v * lanes * outputs,
-                   outputs);
+        from_plane(kept[top] + v * rows_of(top).stride, outputs, present_in<T>(count, v), out + v * lanes * outputs, outputs);
 }
 
 // Gradients of weights . y(x) for planes first .. first + planes - 1 of weights at `count` points, which were evaluated
@@ -107,11 +107,11 @@ static void pull_back(const Plan<T>& plan, Workspace<T>& work, const T* weights,
     constexpr int64_t lanes = Lanes<T>::kCount;
     const int top = plan.count - 1;
     const int64_t inputs = plan.stages[0].size, outputs = plan.stages[top].size;
-    const auto grads_of = [&](int s) { return Planes<T>{work.point_grads[s], plan.stages[s].size * lanes, planes}; };
+    const auto grads_of = [&](int s) { return Planes<T>{work.point_grads[s], plan.stages[s].room * lanes, planes}; };
     const auto row_of = [&](int64_t plane) { return plane / each * lanes * each + plane % each; };
     for (int64_t v = 0; v < planes; ++v)
         into_plane(weights + row_of(first + v) * outputs, each * outputs, present_in<T>(count, (first + v) / each), outputs,
-                   work.point_grads[top] + v * outputs * lanes);
+                   work.point_grads[top] + v * grads_of(top).stride);
     memset(work.point_reached, 0, top);
     work.point_reached[top] = 1;
     for (int s = top; s >= 1; --s) {
@@ -121,7 +121,7 @@ static void pull_back(const Plan<T>& plan, Workspace<T>& work, const T* weights,
         for (int64_t v = 0; stage.activation != Activation::kIdentity && v < planes; ++v)
             for (int64_t i = 0; i < stage.size; ++i) {
                 T* grad = grads.data + v * grads.stride + i * lanes;
-                const T* h = kept[s] + ((first + v) / each * stage.size + i) * lanes;
+                const T* h = kept[s] + ((first + v) / each * stage.room + i) * lanes;
                 store(grad, load(grad) * slope_at(stage, load(h)));
             }
         for (int t = 0; t < stage.term_count; ++t) {
@@ -131,9 +131,9 @@ static void pull_back(const Plan<T>& plan, Workspace<T>& work, const T* weights,
             work.point_reached[term.source] = 1;
         }
     }
-    if (!work.point_reached[0]) memset(work.point_grads[0], 0, planes * inputs * lanes * sizeof(T));
+    if (!work.point_reached[0]) memset(work.point_grads[0], 0, planes * grads_of(0).stride * sizeof(T));
     for (int64_t v = 0; v < planes; ++v)
-        from_plane(work.point_grads[0] + v * inputs * lanes, inputs, present_in<T>(count, (first + v) / each),
+        from_plane(work.point_grads[0] + v * grads_of(0).stride, inputs, present_in<T>(count, (first + v) / each),
                    out + row_of(first + v) * inputs, each * inputs);
 }
 

@@ -132,6 +132,7 @@ class Network {
     Nonzeros<T> transpose(const Nonzeros<T>& matrix, int64_t rows, int64_t cols, Storage& storage);
     void store_map(const MapSpec& map, Stage<T>& stage, Storage& storage);
     void choose_refined();
+    void lay_out();
     double forward_cost() const;
     double backward_cost() const;
     int count_buffers() const;

@@ -29,14 +29,15 @@ constexpr int kBundle = 4;
 
 // A linear map by bundles: up to kBundle outputs that read the same inputs, whose weights lie side by side. All channels
 // of a convolution at one place are such a bundle, and so are the outputs of a dense layer, so one kernel serves both.
-// `start` counts into `index` and, times kBundle, `values`.
+// Bundles with the same weights, as a filter has at every place, share them.
 template <typename T>
 struct Bundles {
     int64_t count;
-    const int64_t* start;   // [count + 1]
+    const int64_t* start;   // [count + 1] into `index`
     const int32_t* index;   // inputs
+    const int64_t* first;   // [count] where a bundle's weights begin, times kBundle, in `values`
     const int32_t* output;  // [count, kBundle], -1 where there are fewer
-    const T* values;        // [start[count], kBundle]
+    const T* values;        // [.., kBundle]
 };
 
 // One linear map from a source stage's h [cols] to this stage's z [rows].
@@ -61,6 +62,8 @@ struct Stage {
     double activation_error;      // deployed f against f: <= activation_error |z| below zero (relu family), or absolute
     const Term<T>* terms;
     int term_count;
+    const int32_t* order;         // [size] neurons as they lie at points and in compact networks
+    int64_t room;                 // neurons from one plane of points to the next
     const T* bias;                // [stride]
     const T* bias_magnitude;      // [stride], >= |bias|: terms summed before cancellation
     double row_terms;             // most nonzeros in a row of W: length of the sums of W h

@@ -82,8 +82,8 @@ struct Workspace {
     T *across, *across_out;  // as in RowScratch, for the forward pass
     int32_t* open;         // [longest stage] neurons left unstable
     const int32_t* every;  // 0, 1, 2, ... up to the longest stage
-    T** point_rows;        // [count] of kPointBlock * stride: h at points, in planes
-    T** point_grads;       // [count] of kPointBlock * stride: gradients
+    T** point_rows;        // [count] of kPointBlock * room: h at points, in planes
+    T** point_grads;       // [count] of kPointBlock * room: gradients
     char* point_reached;   // [count] whether gradients have come back to a stage
 };
 
