@@ -42,18 +42,21 @@ void CompactNetwork<T>::clear() {
     owned_.clear();
     for (auto* list : {&free_, &least_, &start_}) list->clear();
     for (auto* list : {&open_stage_, &open_feature_, &open_kept_}) list->clear();
-    std::vector<int32_t> every(plan_.stages[0].size);
-    for (size_t i = 0; i < every.size(); ++i) every[i] = static_cast<int32_t>(i);
-    start_stage(plan_.stages[0].size, every.data(), static_cast<int64_t>(every.size()));
+    start_stage(0, plan_.stages[0].order, plan_.stages[0].size);
 }
 
 template <typename T>
-CompactStage<T>& CompactNetwork<T>::start_stage(int64_t size, const int32_t* alive, int64_t alive_count) {
+CompactStage<T>& CompactNetwork<T>::start_stage(int index, const int32_t* alive, int64_t alive_count) {
     owned_.emplace_back();
     Owned& owned = owned_.back();
-    owned.feature.assign(alive, alive + alive_count);
-    owned.position.assign(size, -1);
-    for (int64_t k = 0; k < alive_count; ++k) owned.position[alive[k]] = static_cast<int32_t>(k);
+    owned.position.assign(plan_.stages[index].size, -1);
+    for (int64_t k = 0; k < alive_count; ++k) owned.position[alive[k]] = 0;
+    for (int64_t k = 0; k < plan_.stages[index].size; ++k) {
+        const int32_t i = plan_.stages[index].order[k];
+        if (owned.position[i] < 0) continue;
+        owned.position[i] = static_cast<int32_t>(owned.feature.size());
+        owned.feature.push_back(i);
+    }
     owned.kept.assign(alive_count, -1);
     CompactStage<T> stage{};
     stage.size = alive_count;
@@ -104,7 +107,7 @@ template <typename T>
 void CompactNetwork<T>::add_stage(const StageState<T>& state) {
     const int index = static_cast<int>(stages_.size());
     const Stage<T>& source = plan_.stages[index];
-    CompactStage<T>& stage = start_stage(source.size, state.alive, state.alive_count);
+    CompactStage<T>& stage = start_stage(index, state.alive, state.alive_count);
     Owned& owned = owned_.back();
     copy_lines(index, state, stage, owned);
     keep(index, state, stage, owned);

@@ -47,7 +47,7 @@ class CompactNetwork {
         std::vector<CompactTerm<T>> terms;
     };
 
-    CompactStage<T>& start_stage(int64_t size, const int32_t* alive, int64_t alive_count);
+    CompactStage<T>& start_stage(int index, const int32_t* alive, int64_t alive_count);
     void copy_lines(int index, const StageState<T>& state, CompactStage<T>& stage, Owned& owned);
     void keep(int index, const StageState<T>& state, CompactStage<T>& stage, Owned& owned);
 

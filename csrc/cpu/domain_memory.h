@@ -56,7 +56,7 @@ struct Domains<T>::Memory {
     void add_thread(const Plan<T>& plan, int64_t rows) {
         threads.push_back(std::make_unique<Thread>());
         Thread& mine = *threads.back();
-        for (int s = 0; s < plan.count; ++s) mine.values.emplace_back(rows * plan.stages[s].size);
+        for (int s = 0; s < plan.count; ++s) mine.values.emplace_back(rows * plan.stages[s].room);
         for (auto& array : mine.values) mine.stages.push_back(array.get());
         mine.losses = AlignedArray<T>(rows);
         mine.pull = AlignedArray<T>(rows);

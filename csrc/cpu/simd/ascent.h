@@ -37,7 +37,7 @@ static void step_plane(Block<T>& at, int index, int64_t v, const AdamRate<T>& ra
     const CompactStage<T>& stage = at.net.stages[index];
     const RouteStage& route = at.route[index];
     const BlockScratch<T>& work = at.work;
-    T* plane = work.values[index] + v * stage.size * lanes;
+    T* plane = work.values[index] + at.at(index, 0, v * lanes);
     const int64_t kept = v * at.net.kept_count * lanes;
     const Vec<T> zero{}, one = spread<T>(1), epsilon = spread<T>(static_cast<T>(1e-8));
     const Vec<T> keep = spread<T>(static_cast<T>(0.999)), add = spread<T>(static_cast<T>(0.001));
@@ -83,7 +83,7 @@ static void place_minimisers(Block<T>& at, int64_t planes) {
     for (int64_t v = 0; v < planes; ++v)
         for (int64_t j = 0; j < route.straight_count; ++j) {
             const int64_t i = route.straight[j];
-            T* x = at.work.values[0] + (v * at.net.stages[0].size + i) * lanes;
+            T* x = at.work.values[0] + at.at(0, i, v * lanes);
             if (ball) {
                 const Vec<T> a = load(x), c = spread<T>(ball->center[i]);
                 const Vec<T> d = step_length(magnitude<T>(a), way<T>(*ball, i, a), load(at.work.pull + v * lanes));

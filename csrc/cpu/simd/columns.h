@@ -38,12 +38,12 @@ struct Block {
     int64_t planes() const { return blocks_of(count, Lanes<T>::kCount); }
     SplitEntry<T>* splits(int64_t r) const { return work.splits + r * work.most_splits; }
     Planes<T> rows(int stage, int64_t planes) const {
-        return {work.values[stage], net.stages[stage].size * Lanes<T>::kCount, planes};
+        return {work.values[stage], net.plan->stages[stage].room * Lanes<T>::kCount, planes};
     }
     // Place of row r of neuron i of a stage; of kept neuron k.
     int64_t at(int stage, int64_t i, int64_t r) const {
         constexpr int64_t lanes = Lanes<T>::kCount;
-        return (r / lanes * net.stages[stage].size + i) * lanes + r % lanes;
+        return (r / lanes * net.plan->stages[stage].room + i) * lanes + r % lanes;
     }
     int64_t at_kept(int64_t k, int64_t r) const {
         constexpr int64_t lanes = Lanes<T>::kCount;
@@ -157,7 +157,7 @@ static void relax_plane(Block<T>& at, int index, int64_t v) {
     const CompactStage<T>& stage = at.net.stages[index];
     const RouteStage& route = at.route[index];
     BlockScratch<T>& work = at.work;
-    T* plane = work.values[index] + v * stage.size * lanes;
+    T* plane = work.values[index] + at.at(index, 0, v * lanes);
     T* seen = work.seen + v * at.net.kept_count * lanes;
     const T* slopes = work.slopes + v * at.net.kept_count * lanes;
     const Vec<T> zero{}, gamma = spread<T>(as_charge<T>(stage.row_gamma));
@@ -240,7 +240,7 @@ static void charge_sum(Block<T>& at, int source, int64_t planes, double terms) {
     const int32_t* feature = at.net.stages[source].feature;
     const Vec<T> gamma = spread<T>(as_charge<T>(gamma_n(terms + 2, Precision<T>::kUnit)));
     for (int64_t v = 0; v < planes; ++v) {
-        const T* plane = at.work.values[source] + v * at.net.stages[source].size * lanes;
+        const T* plane = at.work.values[source] + at.at(source, 0, v * lanes);
         Vec<T> loss = load(at.work.losses + v * lanes);
         const auto add = [&](const int32_t* list, int64_t count) __attribute__((always_inline)) {
             for (int64_t k = 0; k < count; ++k)
@@ -266,7 +266,7 @@ static void concretise_in_ball(Block<T>& at, const Ball<T>& ball, const T* most,
     constexpr int64_t lanes = Lanes<T>::kCount;
     BlockScratch<T>& work = at.work;
     const RouteStage& route = at.route[0];
-    const T* plane = work.values[0] + v * at.net.plan->stages[0].size * lanes;
+    const T* plane = work.values[0] + at.at(0, 0, v * lanes);
     const Vec<T> pull = pull_of(ball, plane, route.straight, route.straight_count);
     store(work.pull + v * lanes, pull);
     // Neither the center nor twice the way to a face is more than 3 times the largest magnitude on the box.
@@ -307,7 +307,7 @@ static void concretise_block(Block<T>& at, int64_t n) {
             concretise_in_ball<T, kRigorous>(at, *at.net.ball, most, v);
             continue;
         }
-        const T* plane = work.values[0] + v * input.size * lanes;
+        const T* plane = work.values[0] + at.at(0, 0, v * lanes);
         Vec<T> loss = load(work.losses + v * lanes);
         sum_chunks<T>(at.route[0].straight, at.route[0].straight_count, work.offsets + v * lanes,
                       [&](int32_t i, Vec<T>& sum) __attribute__((always_inline)) {
