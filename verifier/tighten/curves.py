@@ -21,7 +21,7 @@ from verifier.graph.ir import Node
 from verifier.tighten.rounding import TINY
 
 CONCAVE, STRAIGHT, CONVEX = -1, 0, 1
-# Errors of values and derivatives as computed here, relative to `magnitude`; many ulps on purpose.
+# Errors of values and derivatives as computed here, relative to intermediate results; many ulps on purpose.
 _PIECEWISE_REL = 2.0**-50
 _SMOOTH_REL = 2.0**-46
 # A tangent is valid anywhere; at this many halvings it loses about 1e-10 of the interval.
@@ -36,7 +36,8 @@ class Curve:
         value, slope: f and its derivative, float64 [N, K] -> [N, K]; slope is read only inside
             curved segments.
         knots: float64 [N, P] ascending; curvature: one entry for each of the P + 1 segments.
-        magnitude: |intermediate results| of f, [N, K] -> [N, K]; errors are relative to it.
+        between: |intermediate results| of f, [N, K] -> [N, K], None where f(x) is the only one; errors are relative to
+            their sum.
         identity: interval (low, high) on which f(x) = x exactly, arrays [N]; empty where low > high.
         deployed_error: float64 [N], |deployed f - f|; 0 for real arithmetic.
     """
@@ -45,7 +46,7 @@ class Curve:
     knots: np.ndarray
     curvature: tuple[int, ...]
     slope: Callable[[np.ndarray], np.ndarray]
-    magnitude: Callable[[np.ndarray], np.ndarray]
+    between: Callable[[np.ndarray], np.ndarray] | None
     identity: tuple[np.ndarray, np.ndarray]
     deployed_error: np.ndarray
 
@@ -71,7 +72,7 @@ class Curve:
             self,
             value=pick(self.value),
             slope=pick(self.slope),
-            magnitude=pick(self.magnitude),
+            between=None if self.between is None else pick(self.between),
             knots=self.knots[keep],
             identity=(self.identity[0][keep], self.identity[1][keep]),
             deployed_error=self.deployed_error[keep],
@@ -94,7 +95,7 @@ class Curve:
     def _minimum(self, a: np.ndarray, b: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
         ends = self.segment_ends(lower, upper)
         a2, b2 = a[:, None], b[:, None]
-        found = np.min(a2 * ends + b2 * self.value(ends) - self._error(a2, b2, ends), axis=1)
+        found = np.min(self._below(a2, b2, ends), axis=1)
         for k, curvature in enumerate(self.curvature):
             if curvature == STRAIGHT:
                 continue
@@ -122,18 +123,21 @@ class Curve:
         zero, one = np.zeros_like(lower), np.ones_like(lower)
         return self.minimum(zero, one, lower, upper), -self.minimum(zero, -one, lower, upper)
 
-    def _error(self, a: np.ndarray, b: np.ndarray, x: np.ndarray) -> np.ndarray:
+    def _below(self, a: np.ndarray, b: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """a*x + b*f(x) less all that rounding can have added to it."""
         rel = _PIECEWISE_REL if self.piecewise_linear else _SMOOTH_REL
-        magnitude = self.magnitude(x)
+        value, line = self.value(x), a * x
+        magnitude = np.abs(value) if self.between is None else np.abs(value) + self.between(x)
         exact_zero = ((a == 0.0) | (x == 0.0)) & ((b == 0.0) | (magnitude == 0.0))
-        return np.where(exact_zero, 0.0, rel * (np.abs(a * x) + np.abs(b) * magnitude) + TINY)
+        error = rel * (np.abs(line) + np.abs(b) * magnitude) + TINY
+        return line + b * value - np.where(exact_zero, 0.0, error)
 
     def _tangent_bound(self, a: np.ndarray, b: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """Lower bound of the convex a*x + b*f(x) on [left, right] by a tangent near its minimum, [N]."""
         x = self._stationary(a, b, left, right)
         slope = a + b * self.slope(x)
         doubt = _SMOOTH_REL * (np.abs(a) + np.abs(b) * (1.0 + np.abs(self.slope(x))))
-        value = a * x + b * self.value(x) - self._error(a, b, x)
+        value = self._below(a, b, x)
         fall = np.maximum(slope + doubt, 0.0) * (x - left) + np.maximum(doubt - slope, 0.0) * (right - x)
         return (value - fall * (1.0 + 2.0**-40) - TINY)[:, 0]
 
@@ -166,9 +170,6 @@ def curve_of(node: Node, deployed_error: np.ndarray | None = None) -> Curve:
     def value(x: np.ndarray) -> np.ndarray:
         return formula(x, attrs)
 
-    def magnitude(x: np.ndarray) -> np.ndarray:
-        return np.abs(value(x)) + extra.get("magnitude", lambda x: np.zeros_like(x))(x)
-
     low, high = (np.asarray(v, dtype=np.float64) for v in extra.get("identity", (np.inf, -np.inf)))
     error = np.zeros(size) if deployed_error is None else np.asarray(deployed_error, dtype=np.float64)
     return Curve(
@@ -176,7 +177,7 @@ def curve_of(node: Node, deployed_error: np.ndarray | None = None) -> Curve:
         knots=np.stack(columns, axis=1) if columns else np.zeros((size, 0)),
         curvature=curvature,
         slope=slope,
-        magnitude=magnitude,
+        between=extra.get("between"),
         identity=(np.broadcast_to(low, node.shape).reshape(size), np.broadcast_to(high, node.shape).reshape(size)),
         deployed_error=np.broadcast_to(error.reshape(-1), (size,)),
     )
@@ -219,21 +220,21 @@ def _hard_sigmoid(node: Node) -> _Recipe:
     if not alpha > 0:
         raise UnsupportedOperator(node.op, node.name, f"alpha must be positive, got {alpha}")
     knots = (-beta / alpha, (1.0 - beta) / alpha)
-    # The knots are rounded, which moves the curve by about u |beta|: covered by the magnitude.
-    extra = {"magnitude": lambda x: np.abs(alpha * x) + abs(beta) + 1.0}
+    # The knots are rounded, which moves the curve by about u |beta|: covered by `between`.
+    extra = {"between": lambda x: np.abs(alpha * x) + abs(beta) + 1.0}
     return knots, (STRAIGHT,) * 3, _flat, extra
 
 
 def _s_shaped(slope: Callable[[np.ndarray], np.ndarray]) -> Callable[[Node], _Recipe]:
-    return lambda node: ((0.0,), (CONVEX, CONCAVE), slope, {"magnitude": _absolute})
+    return lambda node: ((0.0,), (CONVEX, CONCAVE), slope, {"between": _absolute})
 
 
 def _convex(slope: Callable[[np.ndarray], np.ndarray]) -> Callable[[Node], _Recipe]:
-    return lambda node: ((), (CONVEX,), slope, {"magnitude": _absolute})
+    return lambda node: ((), (CONVEX,), slope, {"between": _absolute})
 
 
 def _bump(inflection: float, slope: Callable[[np.ndarray], np.ndarray]) -> _Recipe:
-    return (-inflection, inflection), (CONCAVE, CONVEX, CONCAVE), slope, {"magnitude": _absolute}
+    return (-inflection, inflection), (CONCAVE, CONVEX, CONCAVE), slope, {"between": _absolute}
 
 
 def _gelu(node: Node) -> _Recipe:
@@ -254,7 +255,7 @@ def _exponential_unit(node: Node) -> _Recipe:
     if node.op == "Celu" and not alpha > 0:
         raise UnsupportedOperator(node.op, node.name, f"alpha must be positive, got {alpha}")
     bend = CONVEX if scale > 0 else CONCAVE if scale < 0 else STRAIGHT
-    extra: dict[str, Any] = {"magnitude": lambda x: abs(scale) + 1.0 + np.abs(x)}
+    extra: dict[str, Any] = {"between": lambda x: abs(scale) + 1.0 + np.abs(x)}
     if node.op != "Selu":
         extra["identity"] = _ON
     return (0.0,), (bend, STRAIGHT), lambda x: scale * np.exp(np.minimum(x, 0.0) / rate), extra
@@ -265,11 +266,11 @@ def _power(node: Node) -> _Recipe:
     if n not in (2.0, 3.0, 4.0):
         raise UnsupportedOperator(node.op, node.name, f"only exponents 2, 3 and 4 are covered, got {n:g}")
     bends = (CONCAVE, CONVEX) if n == 3.0 else (CONVEX, CONVEX)
-    return (0.0,), bends, lambda x: n * x ** (n - 1.0), {"magnitude": _absolute}
+    return (0.0,), bends, lambda x: n * x ** (n - 1.0), {"between": _absolute}
 
 
 def _hard_swish(node: Node) -> _Recipe:
-    extra = {"magnitude": _absolute, "identity": (3.0, np.inf)}
+    extra = {"between": _absolute, "identity": (3.0, np.inf)}
     return (-3.0, 3.0), (STRAIGHT, CONVEX, STRAIGHT), lambda x: (2.0 * x + 3.0) / 6.0, extra
 
 

@@ -10,11 +10,13 @@ enclosing lines as rows (`relaxation_rows`), the rigorous bound uses the curve i
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from scipy import sparse
 
 from verifier.tighten.curves import Curve
+from verifier.tighten.rounding import with_data
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,20 @@ class LinearModel:
     def row_count(self) -> int:
         """R."""
         return self.matrix.shape[0]
+
+    @cached_property
+    def transposed(self) -> tuple[sparse.csr_matrix, sparse.csr_matrix, int]:
+        """The matrix's transpose and its magnitudes, CSR [C, R] each, and the most entries of a column."""
+        turned = self.matrix.T.tocsr()
+        return turned, with_data(turned, np.abs(turned.data)), int(np.max(np.diff(turned.indptr), initial=0))
+
+    @cached_property
+    def unpaired(self) -> np.ndarray:
+        """Bool [C], columns that no neuron has."""
+        found = np.ones(self.column_count, dtype=bool)
+        for neurons in self.neurons:
+            found[neurons.pre] = found[neurons.post] = False
+        return found
 
     def cost(self, coeffs: np.ndarray) -> np.ndarray:
         """Objective over the columns from coefficients on the outputs, float64 [N_out] -> [S=C].

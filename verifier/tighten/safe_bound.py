@@ -18,7 +18,7 @@ import numpy as np
 
 from verifier.errors import ShapeError
 from verifier.tighten.model import LinearModel
-from verifier.tighten.rounding import WIDEN, dot_error, sum_down, with_data
+from verifier.tighten.rounding import WIDEN, dot_error, sum_down
 
 
 def safe_bound(model: LinearModel, cost: np.ndarray, duals: np.ndarray) -> float:
@@ -41,12 +41,8 @@ def safe_bound(model: LinearModel, cost: np.ndarray, duals: np.ndarray) -> float
         limits = np.where(duals > 0, model.row_lower, np.where(duals < 0, model.row_upper, 0.0))
         row_terms = duals * limits
         residual, doubt = residual_interval(model, cost, duals)
-        paired = np.zeros(model.column_count, dtype=bool)
-        terms = [row_terms]
-        for neurons in model.neurons:
-            terms.append(neuron_terms(model, neurons, residual, doubt))
-            paired[neurons.pre] = paired[neurons.post] = True
-        single = ~paired
+        terms = [row_terms, *(neuron_terms(model, neurons, residual, doubt) for neurons in model.neurons)]
+        single = model.unpaired
         low, high = model.col_lower[single], model.col_upper[single]
         d, e = residual[single], doubt[single] * np.maximum(np.abs(low), np.abs(high)) * WIDEN
         terms.append(np.minimum(d * low, d * high))
@@ -72,10 +68,9 @@ def proves_infeasible(model: LinearModel, ray: np.ndarray) -> bool:
 
 def residual_interval(model: LinearModel, cost: np.ndarray, duals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """d = cost - A^T y as computed, and a bound on its error, [C] each."""
-    value = cost - model.matrix.T @ duals
-    magnitude = np.abs(cost) + with_data(model.matrix, np.abs(model.matrix.data)).T @ np.abs(duals)
-    longest = int(np.bincount(model.matrix.indices, minlength=1).max(initial=0)) + 1
-    return value, np.where(magnitude > 0, dot_error(magnitude, longest), 0.0)
+    turned, magnitudes, longest = model.transposed
+    value, magnitude = cost - turned @ duals, np.abs(cost) + magnitudes @ np.abs(duals)
+    return value, np.where(magnitude > 0, dot_error(magnitude, longest + 1), 0.0)
 
 
 def neuron_terms(model: LinearModel, neurons, residual: np.ndarray, doubt: np.ndarray) -> np.ndarray:

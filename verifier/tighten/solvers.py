@@ -15,7 +15,7 @@ from scipy import sparse
 
 from verifier.errors import SpecError
 from verifier.tighten.model import LinearModel
-from verifier.tighten.start_basis import BASIC, LOWER, UPPER, StartBasis
+from verifier.tighten.start_basis import StartBasis
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class HighsSolver(Solver):
         self._highs.passModel(highs_program(model, highspy))
         self._start, self._cost = StartBasis(model), np.full(model.column_count, np.nan)
         status = highspy.HighsBasisStatus
-        self._status = {BASIC: status.kBasic, LOWER: status.kLower, UPPER: status.kUpper}
+        self._status = np.array([status.kBasic, status.kLower, status.kUpper])  # by BASIC, LOWER, UPPER
 
     def solve(self, cost, time_limit_s=None):
         highs = self._highs
@@ -79,8 +79,7 @@ class HighsSolver(Solver):
         self._highs.changeColsCost(cost.size, np.arange(cost.size, dtype=np.int32), cost)
         basis = self._highspy.HighsBasis()
         columns, rows = self._start.of(cost)
-        basis.col_status = [self._status[k] for k in columns.tolist()]
-        basis.row_status = [self._status[k] for k in rows.tolist()]
+        basis.col_status, basis.row_status = (self._status[at].tolist() for at in (columns, rows))
         basis.valid = True
         self._highs.setBasis(basis)
 

@@ -32,13 +32,17 @@ class _Definitions:
 
 @dataclass(frozen=True)
 class _Lines:
-    """Relaxation rows [K] of neurons: post - slope * pre, >= a number where `below`, else <= one."""
+    """Relaxation rows [K] of neurons: post - slope * pre, >= a number where `below`, else <= one.
+
+    `several`: some neuron has more than one on one side.
+    """
 
     rows: np.ndarray
     post: np.ndarray
     pre: np.ndarray
     slope: np.ndarray
     below: np.ndarray
+    several: bool
 
 
 class StartBasis:
@@ -64,9 +68,10 @@ class StartBasis:
                 continue
             pull = residual[part.post]
             chosen = np.flatnonzero(np.where(part.below, pull > 0, pull < 0))
-            post, first = np.unique(part.post[chosen], return_index=True)  # one line a neuron
-            chosen = chosen[first]
-            np.add.at(residual, part.pre[chosen], part.slope[chosen] * pull[chosen])
+            if part.several:  # lines that a neuron could choose between
+                chosen = chosen[np.unique(part.post[chosen], return_index=True)[1]]
+            post = part.post[chosen]
+            residual[part.pre[chosen]] += part.slope[chosen] * pull[chosen]  # no two neurons share one
             residual[post] = 0.0
             basic[post] = True
             rows[part.rows[chosen]] = np.where(part.below[chosen], LOWER, UPPER)
@@ -91,6 +96,8 @@ class StartBasis:
         for neurons in model.neurons:
             own = np.flatnonzero(useful & np.isin(post, neurons.post))
             if len(own):
-                lines = _Lines(rows[own], post[own], pre[own], slope[own], below[own])
+                sides = 2 * post[own] + below[own]
+                several = len(np.unique(sides)) < len(sides)
+                lines = _Lines(rows[own], post[own], pre[own], slope[own], below[own], several)
                 found.append((int(rows[own].max()) + 1, lines))
         return found
