@@ -109,7 +109,7 @@ def main() -> None:
     args = parser.parse_args()
     if len(args.files) % 2:
         parser.error(f"expected a property after each network, got {len(args.files)} files")
-    print("| property | columns | unstable | rows | ms a row | through | a program a row | compiled once | difference |")
+    print("| property | columns | unstable | rows | ms a row | through | a program a row | one program | differ |")
     print("|:--|--:|--:|--:|--:|:--|--:|--:|--:|")
     for task in tasks(args.files, args.random):
         if task.model is None:

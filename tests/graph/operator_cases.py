@@ -273,6 +273,4 @@ _LAYOUT = [
     Case("Relu", [Var((1, 3), symbolic=(0,))], label="unknown-batch"),
 ]
 
-CASES = [
-    *_UNARY, *_PARAMETERS, *_BINARY, *_LINEAR, *_CONV, *_POOL, *_RESIZE, *_REDUCE, *_CONDITIONS, *_LAYOUT
-]
+CASES = [*_UNARY, *_PARAMETERS, *_BINARY, *_LINEAR, *_CONV, *_POOL, *_RESIZE, *_REDUCE, *_CONDITIONS, *_LAYOUT]

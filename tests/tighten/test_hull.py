@@ -35,8 +35,13 @@ def layer(seed, size, inputs, slopes):
     error = np.abs(rng.normal(scale=0.01, size=size))
     weight = rng.normal(size=(size, inputs)) * (rng.random((size, inputs)) < 0.9)
     return Envelopes(
-        np.arange(size), np.tile(np.arange(inputs), (size, 1)), weight, low - error, low + error,
-        np.tile(slopes, (size, 1)), np.zeros(size),
+        np.arange(size),
+        np.tile(np.arange(inputs), (size, 1)),
+        weight,
+        low - error,
+        low + error,
+        np.tile(slopes, (size, 1)),
+        np.zeros(size),
     )
 
 
@@ -72,9 +77,7 @@ def test_cuts_keep_every_point_of_the_network(seed, activation, attrs, arithmeti
     graph, box = dense_net([6, 12, 9, 2], seed, activation, **attrs), lp_ball(np.full(6, 0.1), 0.7)
     graph = graph if arithmetic == "float64" else dense_net_32(graph)
     state = Propagated(graph, box)
-    model = build_model(
-        state.graph, box, state.intermediate(state.crown()), state.rounding_error(state.crown())
-    )
+    model = build_model(state.graph, box, state.intermediate(state.crown()), state.rounding_error(state.crown()))
     lp, found = HotModel(model, model.cost(np.array([1.0, -1.0]))), 0
     for _ in range(6):
         answer = lp.bound(np.inf)

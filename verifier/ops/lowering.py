@@ -68,9 +68,7 @@ def _softmax(builder: GraphBuilder, node: Node, x: str, shape: tuple[int, ...], 
     # (t + 6) u e^-t, and t e^-t <= 0.37, so the quotient's absolute error is below (2k + 16) u.
     unit = 2.0**-24 if dtype == "float32" else 2.0**-53
     allowance = (2 * k + 16) * unit
-    p = builder.add(
-        "Reciprocal", (s,), total_shape, f"{node.name}/moved", deployed_error=allowance, sums_to_one=True
-    )
+    p = builder.add("Reciprocal", (s,), total_shape, f"{node.name}/moved", deployed_error=allowance, sums_to_one=True)
     if axis == len(shape) - 1:
         return p
     perm = list(range(len(shape) - 1))

@@ -185,7 +185,5 @@ def _known(
         return engine.graph, inputs, Known(bounds, errors), domains.threads
     from verifier.tighten.propagated import Propagated
 
-    state = Propagated(
-        engine.graph, inputs, soundness=engine.soundness, time_limit_s=seconds, cancelled=run.stopped
-    )
+    state = Propagated(engine.graph, inputs, soundness=engine.soundness, time_limit_s=seconds, cancelled=run.stopped)
     return state.graph, inputs, Known(state.intermediate(state.crown()), state.rounding_error(state.crown())), 1

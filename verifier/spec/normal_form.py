@@ -39,9 +39,7 @@ NormalForm = list[Branch]
 """The union of its branches; [] is false."""
 
 
-def conjunction(
-    parts: Iterable[Row | NormalForm], columns: ColumnTable, bounds: Bounds | None = None
-) -> NormalForm:
+def conjunction(parts: Iterable[Row | NormalForm], columns: ColumnTable, bounds: Bounds | None = None) -> NormalForm:
     """All of `parts`, within `bounds` (which is taken over and changed).
 
     Raises:

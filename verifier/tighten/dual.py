@@ -188,9 +188,7 @@ def _row_bound(model: LinearModel, cost: np.ndarray, settings: DualSettings, sto
     return max(best, safe_bound(model, cost, _ascend(model, cost, duals, settings, stop)))
 
 
-def _ascend(
-    model: LinearModel, cost: np.ndarray, duals: np.ndarray, settings: DualSettings, stop: float
-) -> np.ndarray:
+def _ascend(model: LinearModel, cost: np.ndarray, duals: np.ndarray, settings: DualSettings, stop: float) -> np.ndarray:
     """Multipliers after Adam steps along supergradients; the best by value met on the way.
 
     The Lagrangian is concave in the multipliers; rhs - A x* at its minimiser x* is a supergradient.

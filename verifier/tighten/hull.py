@@ -78,7 +78,6 @@ class Envelopes:
             found = np.maximum(found, value + dot_error(size, 4 * slope.shape[1] + 4))
         return found + self.error * WIDEN
 
-
     def only(self, chosen: np.ndarray) -> Envelopes:
         """Some of the neurons, [k] places."""
         return Envelopes(*(getattr(self, f.name)[chosen] for f in fields(self)))

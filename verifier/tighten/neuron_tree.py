@@ -46,9 +46,7 @@ class Bounder(Protocol):
 
     neurons: int
 
-    def visit(
-        self, siblings: Sequence[Sides], state: Any, known: float, target: float, deadline: float
-    ) -> list[Visit]:
+    def visit(self, siblings: Sequence[Sides], state: Any, known: float, target: float, deadline: float) -> list[Visit]:
         """The best bounds worth their time. state: their parent's, None at the root; known: a bound of it; target: the
         bound that would do."""
 

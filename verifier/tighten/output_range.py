@@ -240,4 +240,3 @@ class _Ranges:
             seconds=time.monotonic() - self.start,
             soundness=self.settings.soundness,
         )
-
