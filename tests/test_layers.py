@@ -19,6 +19,7 @@ LAYERS = (
     ("tighten",),
     ("attack",),
     ("search",),
+    ("proof",),
     ("api",),
     ("batch", "certify"),
     ("training",),

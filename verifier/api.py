@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,10 @@ from verifier.spec.query import Query
 from verifier.spec.replay import Replay, ReplayResult
 from verifier.spec.representable import snap_to_valid
 from verifier.spec.witness import write_witness
+
+if TYPE_CHECKING:
+    from verifier.proof.check import Checked
+    from verifier.proof.format import Proof
 
 #: A file, a Graph, a torch.nn.Module or a torch.export program (typed Any: torch stays optional here).
 Network = str | os.PathLike[str] | Graph | Any
@@ -66,6 +70,78 @@ def falsify(
 ) -> Report:
     """Search for a counterexample only; the verdict is `sat`, `unknown` or `timeout`. See `verify`."""
     return _analyse(networks, spec, settings or Settings(), progress, cancel, attack_only=True)
+
+
+def prove(
+    networks: Networks,
+    spec: str | os.PathLike[str] | Query,
+    settings: Settings | None = None,
+    *,
+    progress: Progress | None = None,
+    cancel: Callable[[], bool] | None = None,
+) -> Proof:
+    """Find a proof that no input is unsafe, which `check` can verify; see `verifier.proof`.
+
+    Every leaf of it was checked while it grew. Arguments are those of `verify`.
+
+    Raises:
+        NotProved: none was found in the time given, or at all.
+        VerifierError: bad input of any kind, or a network or input set that proofs do not cover.
+    """
+    from verifier.proof.format import NeuronRows, Proof, Tree
+    from verifier.proof.write import parts
+
+    settings = settings or Settings()
+    run = Run.within(settings.timeout_s, cancel, progress)
+    query, _ = load(networks, spec)
+    found = list(parts(query, settings, run))
+    soundness = Soundness.REAL_ARITHMETIC if query.problem.exact_real else settings.soundness_level
+    return Proof(
+        *_digests(networks, spec),
+        soundness,
+        tuple(p for p in found if isinstance(p, Tree)),
+        tuple(p for p in found if isinstance(p, NeuronRows)),
+    )
+
+
+def check(
+    proof: Proof | str | os.PathLike[str],
+    networks: Networks,
+    spec: str | os.PathLike[str] | Query,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Checked:
+    """Check a proof, or a file of one, with none of the code that found it.
+
+    Args:
+        progress: called with (leaves checked, leaves in all).
+    Returns:
+        What was checked; the proof holds, at its own level of soundness.
+    Raises:
+        Rejected: it does not prove this property of these networks; says why and where.
+        VerifierError: bad input of any kind.
+    """
+    from verifier.proof.check import check as check_proof
+    from verifier.proof.format import Proof, read
+    from verifier.proof.tree import Rejected
+
+    proof = proof if isinstance(proof, Proof) else read(proof)
+    query, _ = load(networks, spec)
+    for what, of_proof, of_file in zip(
+        ("networks", "specification"), (proof.networks, proof.spec), _digests(networks, spec), strict=True
+    ):
+        if of_proof != of_file:
+            raise Rejected(f"the proof is about other {what}: their SHA-256 is {of_proof}, the given files' {of_file}")
+    return check_proof(query, proof, progress)
+
+
+def _digests(networks: Networks, spec: str | os.PathLike[str] | Query) -> tuple[tuple[str, ...], str]:
+    """SHA-256 of the networks' files, by name, and of the specification's; "" for what is no file."""
+    from verifier.proof.format import digest
+
+    named = [networks[k] for k in sorted(networks)] if isinstance(networks, Mapping) else [networks]
+    files = [digest(n) if isinstance(n, (str, os.PathLike)) else "" for n in named]
+    return tuple(files), "" if isinstance(spec, Query) else digest(spec)
 
 
 def load(networks: Networks, spec: str | os.PathLike[str] | Query) -> tuple[Query, Any]:

@@ -184,8 +184,14 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--explain", action="store_true", help="print what happened when, on stderr")
 
 
-def decide(args: argparse.Namespace, analysis: str) -> int:
-    """Run `verifier.api.<analysis>` on the files of `args` and print the answer."""
+def decide(
+    args: argparse.Namespace, analysis: str, then: Callable[[Report, Callable[[], bool]], None] | None = None
+) -> int:
+    """Run `verifier.api.<analysis>` on the files of `args` and print the answer.
+
+    Args:
+        then: called with the report, and whether Ctrl-C was pressed, once the answer is out.
+    """
     from verifier.cli.parser import split_problem
 
     network, spec = split_problem(args)
@@ -202,4 +208,7 @@ def decide(args: argparse.Namespace, analysis: str) -> int:
 
         settings = analysis_settings(args)
         report = getattr(api, analysis)(network, spec, settings, cancel=pressed)
-        return print_answer(report, line, args)
+        code = print_answer(report, line, args)
+        if then is not None and code == 0:
+            then(report, pressed)
+        return code

@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "range": ("verifier.cli.range", "certified range of every output over a set of inputs"),
     "info": ("verifier.cli.info", "describe a network, or what was built"),
     "replay": ("verifier.cli.replay", "check a counterexample in ONNX Runtime"),
+    "check": ("verifier.cli.check", "check a proof with none of the code that found it"),
     "report": ("verifier.cli.report", "write results as one HTML page"),
     "poison": ("verifier.cli.poison", "poison a data set so that models trained on it fail"),
     "backdoor": ("verifier.cli.backdoor", "hide a trigger in a data set"),

@@ -1,0 +1,305 @@
+"""Rigorous bounds over batches of subdomains: intervals forwards, linear forms backwards, in float64 with its rounding.
+
+A form A h of the values of a step is replaced, step by step, by one of the values it reads that is nowhere larger.
+Every replacement is made with the numbers that were stored. What is lost beside the relaxation is the rounding of this
+arithmetic, at most gamma_n |A| (|W| m + |b|) a step with m >= |h| on the subdomain, and the deployed program's, which
+is of the same form (Higham 2002, section 3). Slopes and multipliers may be any numbers in range.
+
+Shape letters: B subdomains, K forms, N numbers of a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+
+from verifier.proof.program import UNIT, Program, Step, gamma, image, product
+
+#: Covers the underflow of a product, times what follows it.
+_TINY = 1e-290
+#: Roundings of a coefficient beside those of sums of products: a slope, a multiplier, and the sum over readers.
+_SPARE = 8
+#: Forms of one backward pass, in numbers of the widest step.
+_MOST_NUMBERS = 8_000_000
+
+
+@dataclass(frozen=True)
+class Lines:
+    """slope_lower z + offset_lower <= f(z) <= slope_upper z + offset_upper on a subdomain; [B, N] each."""
+
+    slope_lower: np.ndarray
+    offset_lower: np.ndarray
+    slope_upper: np.ndarray
+    offset_upper: np.ndarray
+
+
+class Rows(Protocol):
+    """Neurons that are bounded with slopes of their own; see `format.NeuronRows`."""
+
+    @property
+    def neuron(self) -> np.ndarray: ...
+    @property
+    def side(self) -> np.ndarray: ...
+    @property
+    def free(self) -> np.ndarray: ...
+    @property
+    def slopes(self) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Domain:
+    """B subdomains of one kind.
+
+    Attributes:
+        lower, upper: step name -> float64 [B, N] (or [1, N] where all have the same).
+        error: step name -> at least |deployed - exact| of the step on deployed inputs, [B, N].
+        reach: linear step name -> |W| m + magnitude, [B, N].
+        slopes: step that a kinked one reads -> lower slopes in [0, 1] of their range, [B, N]; default where absent.
+        multipliers: step -> beta >= 0 of the splits that were made there, times their sign, [B, N].
+    """
+
+    lower: dict[str, np.ndarray]
+    upper: dict[str, np.ndarray]
+    error: dict[str, np.ndarray] = field(default_factory=dict)
+    reach: dict[str, np.ndarray] = field(default_factory=dict)
+    slopes: Mapping[str, np.ndarray] = field(default_factory=dict)
+    multipliers: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def size(self, name: str) -> np.ndarray:
+        """m >= |value|, [B, N]."""
+        return np.maximum(np.abs(self.lower[name]), np.abs(self.upper[name]))
+
+    @property
+    def empty(self) -> np.ndarray:
+        """Bool [B]: some step has no value left, so there is no input."""
+        found = np.zeros(max(v.shape[0] for v in self.lower.values()), dtype=bool)
+        for name, low in self.lower.items():
+            found |= (low > self.upper[name]).any(axis=1)
+        return found
+
+
+class Bounder:
+    """Bounds of a program's steps and of forms of its outputs."""
+
+    def __init__(self, program: Program):
+        self.program = program
+
+    def enclose(self, lower: np.ndarray, upper: np.ndarray, rows: Rows | None = None) -> Domain:
+        """Bounds of every step over boxes lower, upper [B, N_in], with a backward pass for every unstable neuron.
+
+        Args:
+            rows: for one box (B = 1), neurons that are bounded with slopes of their own.
+        """
+        domain, start = Domain({}, {}), 0
+        for name in self.program.inputs:
+            stop = start + self.program.steps[name].size
+            domain.lower[name], domain.upper[name] = lower[:, start:stop], upper[:, start:stop]
+            start = stop
+        with np.errstate(over="ignore", invalid="ignore"):
+            for name, step in self.program.steps.items():
+                if name in domain.lower:
+                    continue
+                if step.alpha is None:
+                    self._linear(step, domain)
+                else:
+                    self._kinked(step, domain)
+                if name in self.program.first_neuron:
+                    self._refine(step, domain)
+                    if rows is not None:
+                        self._refine_by(rows, step, domain)
+        return domain
+
+    def forms(self, domain: Domain, coeffs: np.ndarray) -> np.ndarray:
+        """Lower bounds [B, K] of coeffs [K, N_out] @ outputs; -inf or NaN where nothing is known."""
+        begin: dict[str, np.ndarray] = {}
+        start = 0
+        for name in self.program.outputs:
+            stop = start + self.program.steps[name].size
+            part = coeffs[None, :, start:stop]
+            begin[name] = begin[name] + part if name in begin else part
+            start = stop
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._backward(domain, begin)
+
+    def _linear(self, step: Step, domain: Domain) -> None:
+        """The step's interval, reach and error."""
+        center, radius, reach = step.added[None, :], np.zeros((1, step.size)), step.magnitude[None, :]
+        least = np.zeros((1, 1))
+        for source, part, size in zip(step.sources, step.parts, step.sizes, strict=True):
+            low, high, most = domain.lower[source], domain.upper[source], domain.size(source)
+            center = center + image(part, 0.5 * low + 0.5 * high)
+            radius = radius + image(size, 0.5 * high - 0.5 * low)
+            reach = reach + image(size, most)
+            least = least + most.max(axis=1, keepdims=True)
+        reach = reach * (1 + gamma(step.row_terms + 4)) + _TINY
+        error = step.share * (1 + 1e-9) * reach
+        if step.least:
+            largest = max((float(np.max(_entries(s), initial=0.0)) for s in step.sizes), default=0.0)
+            error = error + step.least * (1 + largest + least)
+        wide = radius + error + gamma(2 * step.row_terms + 16) * reach
+        domain.lower[step.name], domain.upper[step.name] = center - wide, center + wide
+        domain.reach[step.name], domain.error[step.name] = reach, error
+
+    def _kinked(self, step: Step, domain: Domain) -> None:
+        source = step.sources[0]
+        low, high = domain.lower[source], domain.upper[source]
+        error = self._kink_error(step, domain)
+        for target, end, sign in ((domain.lower, low, -1.0), (domain.upper, high, 1.0)):
+            bent = np.maximum(end, step.alpha * end)
+            target[step.name] = np.where(end < 0, bent + sign * (error + 2 * UNIT * np.abs(bent)), bent) + 0.0
+        domain.error[step.name] = error
+
+    def _kink_error(self, step: Step, domain: Domain) -> np.ndarray:
+        """At least |deployed f(z) - f(z)|, [B, N]."""
+        if step.share == 0.0:
+            return np.zeros((1, step.size))
+        return step.share * float(step.alpha or 0.0) * domain.size(step.sources[0]) + 4 * step.least
+
+    def _refine(self, step: Step, domain: Domain) -> None:
+        """Intersect the bounds of a step's unstable neurons with those of their own backward passes."""
+        if not step.sources or all(not self.program.steps[s].sources for s in step.sources):
+            return  # an interval of the inputs' own is exact
+        low, high = domain.lower[step.name], domain.upper[step.name]
+        unstable = np.flatnonzero(((low < 0) & (high > 0)).any(axis=0))
+        widest = max(s.size for s in self.program.steps.values())
+        each = max(1, _MOST_NUMBERS // (2 * widest * low.shape[0]))
+        low, high = low.copy(), high.copy()
+        for first in range(0, len(unstable), each):
+            chosen = unstable[first : first + each]
+            coeffs = np.zeros((1, 2 * len(chosen), step.size))
+            order = np.arange(len(chosen))
+            coeffs[0, order, chosen], coeffs[0, len(chosen) + order, chosen] = 1.0, -1.0
+            found = self._backward(domain, {step.name: coeffs})
+            below, above = found[:, : len(chosen)], -found[:, len(chosen) :]
+            low[:, chosen] = np.where(below > low[:, chosen], below, low[:, chosen])
+            high[:, chosen] = np.where(above < high[:, chosen], above, high[:, chosen])
+        domain.lower[step.name], domain.upper[step.name] = low, high
+
+    def _refine_by(self, rows: Rows, step: Step, domain: Domain) -> None:
+        """Intersect the bounds of one box's neurons of a step with those that given slopes prove."""
+        first = self.program.first_neuron[step.name]
+        wanted = np.flatnonzero((rows.neuron >= first) & (rows.neuron < first + step.size))
+        low, high = domain.lower[step.name].copy(), domain.upper[step.name].copy()
+        each = max(1, _MOST_NUMBERS // (4 * max(s.size for s in self.program.steps.values())))
+        for begin in range(0, len(wanted), each):
+            part = wanted[begin : begin + each]
+            place, side = rows.neuron[part] - first, np.where(rows.side[part] > 0, 1.0, -1.0)
+            coeffs = np.zeros((len(part), 1, step.size))
+            coeffs[np.arange(len(part)), 0, place] = side
+            own = replace(domain, slopes=self.slopes(domain, rows.free, rows.slopes[part], before=step.name))
+            found = self._backward(own, {step.name: coeffs})[:, 0]
+            for positive, ends, better in ((True, low, np.maximum), (False, high, np.minimum)):
+                here = (side > 0) == positive
+                proved = np.where(np.isfinite(found), found, -np.inf)[here] * (1.0 if positive else -1.0)
+                better.at(ends[0], place[here], proved)
+        domain.lower[step.name], domain.upper[step.name] = low, high
+
+    def slopes(
+        self, domain: Domain, free: np.ndarray, given: np.ndarray, before: str | None = None
+    ) -> dict[str, np.ndarray]:
+        """Lower slopes as a Domain has them, from those given for some neurons.
+
+        Args:
+            free: int [F], neurons; given: uint8 [B, F], their slopes in 1/255 of the range; others are the default.
+            before: only those of earlier steps, as the others' bounds are not known yet.
+        """
+        found: dict[str, np.ndarray] = {}
+        for name, first in self.program.first_neuron.items():
+            if name == before:
+                break
+            here = np.flatnonzero((free >= first) & (free < first + self.program.steps[name].size))
+            if len(here) and len(given):
+                share = (domain.upper[name] > -domain.lower[name]).astype(np.float64).repeat(len(given), axis=0)
+                share[:, free[here] - first] = given[:, here] / 255.0
+                found[name] = share
+        return found
+
+    def lines(self, step: Step, domain: Domain) -> Lines:
+        """A kinked step's lines on a domain."""
+        source, alpha = step.sources[0], float(step.alpha or 0.0)
+        low, high = domain.lower[source], domain.upper[source]
+        share = domain.slopes.get(source)
+        if share is None:
+            share = (high > -low).astype(np.float64)
+        below = np.where(low >= 0, 1.0, np.where(high <= 0, alpha, alpha + (1 - alpha) * share))
+        below = np.clip(below, alpha, 1.0)
+        bent = (low < 0) & (high > 0)
+        width = np.where(bent, high - low, 1.0)
+        above = np.where(bent, (high - alpha * low) / width, below)
+        # The line of any slope lies above the convex f on [low, high] where it does at both ends.
+        ends = np.maximum(alpha * low - above * low, high - above * high)
+        ends = ends + 8 * UNIT * (np.abs(low) + np.abs(high)) + _TINY
+        error = self._kink_error(step, domain)
+        kinked = np.where(low < 0, error, 0.0)
+        return Lines(below, -kinked, above, np.where(bent, ends, 0.0) + kinked)
+
+    def _backward(self, domain: Domain, begin: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Lower bounds [B, K] of the sums of forms [B or 1, K, N] of the steps they are given for."""
+        program, pending = self.program, dict(begin)
+        reached = [name for name in program.steps if name in begin]
+        last = list(program.steps).index(reached[-1])
+        total = size = loss = np.zeros((1, 1))
+        for name in reversed(list(program.steps)[: last + 1]):
+            coeffs = pending.pop(name, None)
+            if coeffs is None:
+                continue
+            step = program.steps[name]
+            signed = domain.multipliers.get(name)
+            if signed is not None:  # beta sign z >= 0 on the subdomain
+                coeffs = coeffs - signed[:, None, :]
+                loss = loss + 2 * UNIT * _along(np.abs(coeffs) + 2 * np.abs(signed)[:, None, :], domain.size(name))
+            size_here = np.abs(coeffs)
+            if name in program.inputs:
+                low, high = domain.lower[name][:, None, :], domain.upper[name][:, None, :]
+                total = total + np.minimum(coeffs * low, coeffs * high).sum(axis=2)
+                scale = _along(size_here, domain.size(name))
+                size, loss = size + scale, loss + gamma(step.size + 4) * scale
+                continue
+            if step.alpha is not None:
+                lines = self.lines(step, domain)
+                positive = coeffs > 0
+                shift = np.where(positive, lines.offset_lower[:, None, :], lines.offset_upper[:, None, :])
+                scale = (size_here * np.abs(shift)).sum(axis=2)
+                total = total + (coeffs * shift).sum(axis=2)
+                size, loss = size + scale, loss + gamma(step.size + 8) * scale
+                slope = np.where(positive, lines.slope_lower[:, None, :], lines.slope_upper[:, None, :])
+                loss = loss + self._pass_on(pending, domain, step.sources[0], coeffs * slope)
+                continue
+            scale = _along(size_here, domain.reach[name])
+            total, size = total + _along(coeffs, step.added[None, :]), size + scale
+            loss = loss + gamma(step.column_terms + step.size + 8) * scale + _along(size_here, domain.error[name])
+            for source, part in zip(step.sources, step.parts, strict=True):
+                flat = product(coeffs.reshape(-1, step.size), part)
+                loss = loss + self._pass_on(pending, domain, source, flat.reshape(*coeffs.shape[:2], -1))
+        loss = loss * (1 + 1e-6) + gamma(4 * len(program.steps) + 16) * (size + np.abs(total)) + _TINY
+        found = total - loss
+        return np.where(np.isnan(found), -np.inf, found)
+
+    def _pass_on(self, pending: dict[str, np.ndarray], domain: Domain, source: str, part: np.ndarray) -> np.ndarray:
+        """Add a part to the form of a step; what its roundings may cost, [B, K]."""
+        pending[source] = pending[source] + part if source in pending else part
+        roundings = (_SPARE + self.program.readers[source]) * UNIT
+        return roundings * _along(np.abs(part), domain.size(source)) + _TINY * domain.size(source).sum(axis=1)[:, None]
+
+
+def _entries(matrix) -> np.ndarray:
+    return matrix if isinstance(matrix, np.ndarray) else matrix.data
+
+
+def _along(forms: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """forms [B, K, N] times numbers [B or 1, N], summed: [B, K]."""
+    if numbers.shape[0] == 1:
+        return forms @ numbers[0]
+    return np.matmul(forms, numbers[:, :, None])[:, :, 0]
+
+
+def divided(domain: Domain, signs: Mapping[str, np.ndarray], slopes, multipliers) -> Domain:
+    """The subdomains of one box where sign * z >= 0 for int8 signs [B, N] of steps, 0 for no split."""
+    lower, upper = dict(domain.lower), dict(domain.upper)
+    for name, sign in signs.items():
+        lower[name] = np.where(sign > 0, np.maximum(lower[name], 0.0), lower[name])
+        upper[name] = np.where(sign < 0, np.minimum(upper[name], 0.0), upper[name])
+    return replace(domain, lower=lower, upper=upper, slopes=slopes, multipliers=multipliers)
