@@ -11,8 +11,8 @@ from verifier.spec.problem import Case, Clause, Problem, lp_ball
 from verifier.spec.query import query_of
 
 
-def mixed_net(seed: int = 0, dtype: str = "float32", alpha: float = 0.1) -> Graph:
-    """Convolutions, a sum around one, both kinked functions, moves and dense layers: 16 inputs, 3 outputs."""
+def mixed_net(seed: int = 0, middle: str = "LeakyRelu") -> Graph:
+    """Convolutions, a sum around one, relus and another function, moves and dense layers: 16 inputs, 3 outputs."""
     rng = np.random.default_rng(seed)
 
     def normal(*shape: int) -> np.ndarray:
@@ -25,13 +25,19 @@ def mixed_net(seed: int = 0, dtype: str = "float32", alpha: float = 0.1) -> Grap
     builder.add("Relu", ("c0",), (1, 2, 4, 4), "r0")
     builder.add("Conv", ("r0",), (1, 2, 4, 4), "c1", weight=normal(2, 2, 3, 3), bias=normal(2, 1)[:, 0], **same)
     builder.add("Add", ("c0", "c1"), (1, 2, 4, 4), "sum")
-    builder.add("LeakyRelu", ("sum",), (1, 2, 4, 4), "r1", alpha=alpha)
+    if middle == "ReduceMax":  # over windows that overlap
+        windows = np.array([[(k + 3 * j) % 32 for j in range(4)] for k in range(32)])
+        builder.add("Select", ("sum",), (1, 32, 4), "windows", indices=windows[None])
+        builder.add("ReduceMax", ("windows",), (1, 32), "largest", axes=(2,), keepdims=False)
+        builder.add("Reshape", ("largest",), (1, 2, 4, 4), "r1")
+    else:
+        builder.add(middle, ("sum",), (1, 2, 4, 4), "r1", **({"alpha": 0.1} if middle == "LeakyRelu" else {}))
     builder.add("Transpose", ("r1",), (1, 4, 4, 2), "moved", perm=(0, 2, 3, 1))
     builder.add("Reshape", ("moved",), (1, 32), "flat")
     builder.add("Dense", ("flat",), (1, 8), "d0", weight=normal(32, 8), bias=normal(8, 1)[:, 0])
     builder.add("Relu", ("d0",), (1, 8), "r2")
     builder.add("Dense", ("r2",), (1, 3), "y", weight=normal(8, 3), bias=normal(3, 1)[:, 0])
-    return builder.finish(("x",), ("y",), dtype=dtype)
+    return builder.finish(("x",), ("y",))
 
 
 def asking(graph: Graph, radius: float, limit: float, rows=((1.0, -1.0, 0.0),)):

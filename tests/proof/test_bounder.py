@@ -20,10 +20,15 @@ def sampled(graph, lower, upper, count, rng):
     return np.concatenate([points, np.where(corners, lower, upper)])
 
 
-@settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10_000), radius=st.sampled_from([0.01, 0.1, 0.5]), rounded=st.booleans())
-def test_intervals_hold_every_value(seed, radius, rounded):
-    graph, rng = mixed_net(seed), np.random.default_rng(seed)
+MIDDLES = st.sampled_from(["LeakyRelu", "Tanh", "Sigmoid", "ReduceMax"])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10_000), radius=st.sampled_from([0.01, 0.1, 0.5]), rounded=st.booleans(), middle=MIDDLES
+)  # fmt: skip
+def test_intervals_hold_every_value(seed, radius, rounded, middle):
+    graph, rng = mixed_net(seed, middle), np.random.default_rng(seed)
     lower, upper = np.full(16, 0.5 - radius), np.full(16, 0.5 + radius)
     domain = Bounder(Program(graph, rounded=rounded)).enclose(lower[None], upper[None])
     for x in sampled(graph, lower, upper, 20, rng):
@@ -32,11 +37,11 @@ def test_intervals_hold_every_value(seed, radius, rounded):
             assert np.all(domain.lower[name][0] <= flat) and np.all(flat <= domain.upper[name][0]), name
 
 
-@settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10_000), data=st.data())
-def test_forms_hold_on_every_subdomain_for_any_parameters(seed, data):
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10_000), middle=MIDDLES, data=st.data())
+def test_forms_hold_on_every_subdomain_for_any_parameters(seed, middle, data):
     """Random slopes, multipliers and splits: the bound is below every value met where the splits hold."""
-    graph, rng = mixed_net(seed), np.random.default_rng(seed)
+    graph, rng = mixed_net(seed, middle), np.random.default_rng(seed)
     radius = data.draw(st.sampled_from([0.05, 0.2, 0.6]))
     lower, upper = np.full(16, 0.5 - radius), np.full(16, 0.5 + radius)
     program = Program(graph, rounded=True)

@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
         return 1
     print("checked")
     spent = time.monotonic() - began
-    print(f"{found.leaves} leaves, smallest margin {found.margin:.6g}; {spent:.2f} s")
+    count = f"{found.leaves} {'leaf' if found.leaves == 1 else 'leaves'}"
+    print(f"{count}, smallest margin {found.margin:.6g}; {spent:.2f} s")
     print(held.soundness.message)
     return 0

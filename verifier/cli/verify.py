@@ -63,4 +63,5 @@ def _prove(args: argparse.Namespace, report: Report, pressed: Callable[[], bool]
         return
     save(proof, args.proof)
     size, spent = os.path.getsize(args.proof), time.monotonic() - began
-    print(f"verifier: proof: {proof.leaf_count} leaves, {size} bytes in '{args.proof}'; {spent:.2f} s", file=sys.stderr)
+    count = f"{proof.leaf_count} {'leaf' if proof.leaf_count == 1 else 'leaves'}"
+    print(f"verifier: proof: {count}, {size} bytes in '{args.proof}'; {spent:.2f} s", file=sys.stderr)

@@ -15,7 +15,9 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
+from scipy import sparse
 
+from verifier.proof.curves import CENTER, line_above, line_below, odd
 from verifier.proof.program import UNIT, Program, Step, gamma, image, product
 
 #: Covers the underflow of a product, times what follows it.
@@ -102,10 +104,15 @@ class Bounder:
             for name, step in self.program.steps.items():
                 if name in domain.lower:
                     continue
-                if step.alpha is None:
-                    self._linear(step, domain)
-                else:
+                if step.alpha is not None:
                     self._kinked(step, domain)
+                elif step.curve is not None:
+                    self._curved(step, domain)
+                elif step.groups is not None:
+                    for side in (domain.lower, domain.upper):
+                        side[name] = side[step.sources[0]][:, step.groups].max(axis=2)
+                else:
+                    self._linear(step, domain)
                 if name in self.program.first_neuron:
                     self._refine(step, domain)
                     if rows is not None:
@@ -152,6 +159,12 @@ class Bounder:
             target[step.name] = np.where(end < 0, bent + sign * (error + 2 * UNIT * np.abs(bent)), bent) + 0.0
         domain.error[step.name] = error
 
+    def _curved(self, step: Step, domain: Domain) -> None:
+        source, curve = step.sources[0], str(step.curve)
+        margin = step.share + 4 * UNIT
+        domain.lower[step.name] = odd(curve, domain.lower[source]) + CENTER[curve] - margin
+        domain.upper[step.name] = odd(curve, domain.upper[source]) + CENTER[curve] + margin
+
     def _kink_error(self, step: Step, domain: Domain) -> np.ndarray:
         """At least |deployed f(z) - f(z)|, [B, N]."""
         if step.share == 0.0:
@@ -163,7 +176,9 @@ class Bounder:
         if not step.sources or all(not self.program.steps[s].sources for s in step.sources):
             return  # an interval of the inputs' own is exact
         low, high = domain.lower[step.name], domain.upper[step.name]
-        unstable = np.flatnonzero(((low < 0) & (high > 0)).any(axis=0))
+        curved = any(s.curve is not None and step.name in s.sources for s in self.program.steps.values())
+        relaxed = low < high if curved else (low < 0) & (high > 0)
+        unstable = np.flatnonzero(relaxed.any(axis=0))
         widest = max(s.size for s in self.program.steps.values())
         each = max(1, _MOST_NUMBERS // (2 * widest * low.shape[0]))
         low, high = low.copy(), high.copy()
@@ -218,7 +233,11 @@ class Bounder:
         return found
 
     def lines(self, step: Step, domain: Domain) -> Lines:
-        """A kinked step's lines on a domain."""
+        """A kinked or an S-shaped step's lines on a domain."""
+        if step.curve is not None:
+            ends = domain.lower[step.sources[0]], domain.upper[step.sources[0]]
+            (below, start), (above, end) = line_below(step.curve, *ends), line_above(step.curve, *ends)
+            return Lines(below, start + CENTER[step.curve] - step.share, above, end + CENTER[step.curve] + step.share)
         source, alpha = step.sources[0], float(step.alpha or 0.0)
         low, high = domain.lower[source], domain.upper[source]
         share = domain.slopes.get(source)
@@ -258,9 +277,24 @@ class Bounder:
                 scale = _along(size_here, domain.size(name))
                 size, loss = size + scale, loss + gamma(step.size + 4) * scale
                 continue
-            if step.alpha is not None:
+            positive = coeffs > 0
+            if step.groups is not None:
+                source = step.sources[0]
+                chosen, exact, most = self._largest(step, domain)
+                moved = np.where(positive | exact[:, None, :], coeffs, 0.0)
+                rest = (coeffs - moved) * most[:, None, :]
+                total, scale = total + rest.sum(axis=2), np.abs(rest).sum(axis=2)
+                size, loss = size + scale, loss + gamma(step.size + 8) * scale
+                # Parts that meet in one place may cancel.
+                most_met, reach = int(np.bincount(step.groups.reshape(-1)).max()), domain.size(source)
+                met = np.take_along_axis(np.broadcast_to(reach, (len(chosen), reach.shape[1])), chosen, axis=1)
+                loss = loss + gamma(most_met + 8) * _along(np.abs(moved), met)
+                loss = loss + self._pass_on(
+                    pending, domain, source, _placed(moved, chosen, domain.lower[source].shape[1])
+                )
+                continue
+            if step.alpha is not None or step.curve is not None:
                 lines = self.lines(step, domain)
-                positive = coeffs > 0
                 shift = np.where(positive, lines.offset_lower[:, None, :], lines.offset_upper[:, None, :])
                 scale = (size_here * np.abs(shift)).sum(axis=2)
                 total = total + (coeffs * shift).sum(axis=2)
@@ -278,6 +312,21 @@ class Bounder:
         found = total - loss
         return np.where(np.isnan(found), -np.inf, found)
 
+    def _largest(self, step: Step, domain: Domain) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each maximum the number that is never below the others, or where there is none a good lower bound.
+
+        Returns:
+            its place among the source's numbers int [B, N], whether it is always the maximum, and the most there is.
+        """
+        assert step.groups is not None
+        low, high = (ends[step.sources[0]][:, step.groups] for ends in (domain.lower, domain.upper))
+        best = low.argmax(axis=2)[:, :, None]
+        others = high.copy()
+        np.put_along_axis(others, best, -np.inf, axis=2)
+        exact = np.take_along_axis(low, best, axis=2)[:, :, 0] >= others.max(axis=2)
+        chosen = np.take_along_axis(np.broadcast_to(step.groups, low.shape), best, axis=2)[:, :, 0]
+        return chosen, exact, high.max(axis=2)
+
     def _pass_on(self, pending: dict[str, np.ndarray], domain: Domain, source: str, part: np.ndarray) -> np.ndarray:
         """Add a part to the form of a step; what its roundings may cost, [B, K]."""
         pending[source] = pending[source] + part if source in pending else part
@@ -287,6 +336,17 @@ class Bounder:
 
 def _entries(matrix) -> np.ndarray:
     return matrix if isinstance(matrix, np.ndarray) else matrix.data
+
+
+def _placed(forms: np.ndarray, places: np.ndarray, size: int) -> np.ndarray:
+    """forms [B or 1, K, N] with numbers moved to places [B or 1, N] among `size`; what meets is added up."""
+    b = max(len(forms), len(places))
+    found = np.zeros((b, forms.shape[1], size))
+    for k in range(b):
+        matrix = sparse.csr_matrix((np.ones(forms.shape[2]), (np.arange(forms.shape[2]), places[k % len(places)])),
+                                   shape=(forms.shape[2], size))  # fmt: skip
+        found[k] = product(forms[k % len(forms)], matrix)
+    return found
 
 
 def _along(forms: np.ndarray, numbers: np.ndarray) -> np.ndarray:

@@ -54,11 +54,9 @@ class NeuronProver:
     def parts(self) -> Iterator[Tree | NeuronRows]:
         """Bounds of neurons where they are needed, then a tree for each clause."""
         clauses = self._checker.clauses_of(self._case)
-        bounds = self._domains.bound(self._domains.initial(clauses), 0, self._run.stopped)
-        if not bounds.closed.all():
-            rows = self._tighten()
-            self._checker.use(rows)
-            yield rows
+        rows = self._tighten()
+        self._checker.use(rows)
+        yield rows
         for number in clauses.tolist():
             yield self._tree(number)
 

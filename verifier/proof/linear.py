@@ -31,7 +31,9 @@ def matrices(graph: Graph, node: Node) -> tuple[Matrix, ...]:
     """
     make = _MATRICES.get(node.op)
     if make is None:
-        raise UnsupportedOperator(node.op, node.name, "proofs cover linear operators, Relu and LeakyRelu")
+        raise UnsupportedOperator(
+            node.op, node.name, "proofs cover linear operators, Relu, LeakyRelu, Sigmoid, Tanh and ReduceMax"
+        )
     return make(graph, node)
 
 
@@ -95,13 +97,19 @@ def _moved(graph: Graph, node: Node) -> tuple[Matrix, ...]:
     return tuple(whole[:, start:stop] for start, stop in pairwise(starts))
 
 
-def _reduce_sum(graph: Graph, node: Node) -> tuple[Matrix, ...]:
+def reduced(graph: Graph, node: Node) -> np.ndarray:
+    """The numbers that each result of a reduction is made of, int [size, K]."""
     shape = graph[node.inputs[0]].shape
     axes = tuple(a % len(shape) for a in node.attrs["axes"])
     kept = tuple(1 if i in axes else n for i, n in enumerate(shape))
-    rows = np.broadcast_to(np.arange(node.size).reshape(kept), shape).reshape(-1)
-    entries = (np.ones(len(rows)), (rows, np.arange(len(rows))))
-    return (sparse.csr_matrix(entries, shape=(node.size, len(rows))),)
+    result = np.broadcast_to(np.arange(node.size).reshape(kept), shape).reshape(-1)
+    return np.argsort(result, kind="stable").reshape(node.size, -1)
+
+
+def _reduce_sum(graph: Graph, node: Node) -> tuple[Matrix, ...]:
+    read = reduced(graph, node)
+    rows = np.repeat(np.arange(node.size), read.shape[1])
+    return (sparse.csr_matrix((np.ones(read.size), (rows, read.reshape(-1))), shape=(node.size, read.size)),)
 
 
 def _conv(graph: Graph, node: Node) -> tuple[Matrix, ...]:

@@ -1,4 +1,4 @@
-"""A network as the checker sees it: steps that are sums of products, or kinks at zero; and how each is rounded.
+"""A network as the checker sees it: sums of products, functions of one number, maxima; and how each is rounded.
 
 Errors follow `graph/passes/rounding.py`: the deployed program's result of a linear step differs from the exact one on
 the same inputs by at most gamma_R (|W| |x| + magnitude), in any summation order.
@@ -14,7 +14,8 @@ import numpy as np
 from verifier.errors import UnsupportedOperator
 from verifier.graph.ir import Graph, Node
 from verifier.graph.passes.rounding import SHIFT, magnitude, roundings
-from verifier.proof.linear import Matrix, matrices, offset, per_number
+from verifier.proof.curves import CENTER, DEPLOYED
+from verifier.proof.linear import Matrix, matrices, offset, per_number, reduced
 
 #: Unit round-off of the checker's own float64 arithmetic.
 UNIT = 2.0**-53
@@ -38,7 +39,8 @@ class Step:
         parts: of a linear step, one matrix [size, size of the source] for each source; () for Input and Constant.
         added: float64 [size]. magnitude: [size], |terms| behind it before they cancel.
         share: deployed error relative to |W| |x| + magnitude; least: absolute, for every unit of 1 + |x| + |W|.
-        alpha: of a kinked step, its slope below zero; None for a linear one.
+        alpha: of a kinked step, its slope below zero. curve: of an S-shaped one, its operator.
+        groups: of a maximum, int [size, K], what each result is the largest of. All three None for a linear step.
     """
 
     name: str
@@ -50,6 +52,8 @@ class Step:
     share: float = 0.0
     least: float = 0.0
     alpha: float | None = None
+    curve: str | None = None
+    groups: np.ndarray | None = None
 
     @cached_property
     def sizes(self) -> tuple[Matrix, ...]:
@@ -79,7 +83,8 @@ class Program:
     Args:
         rounded: count the deployed program's rounding; off for bounds in real arithmetic.
     Raises:
-        UnsupportedOperator: a node that is neither linear, nor Relu, nor LeakyRelu with a slope in [0, 1].
+        UnsupportedOperator: another node than linear ones, Relu, LeakyRelu with a slope in [0, 1], Sigmoid, Tanh and
+            ReduceMax.
     """
 
     def __init__(self, graph: Graph, *, rounded: bool):
@@ -88,8 +93,8 @@ class Program:
         self.steps: dict[str, Step] = {name: self._step(node) for name, node in graph.nodes.items()}
         self.inputs, self.outputs = graph.inputs, graph.outputs
         self.readers = {name: len(found) for name, found in graph.consumers().items()}
-        #: What kinked steps read, in evaluation order: the neurons that proofs number and split.
-        read = [s.sources[0] for s in self.steps.values() if s.alpha is not None]
+        #: What functions of one number read, in evaluation order: the neurons that proofs number and split.
+        read = [s.sources[0] for s in self.steps.values() if s.alpha is not None or s.curve is not None]
         self.split_nodes = tuple(dict.fromkeys(read))
         self.first_neuron = dict(zip(self.split_nodes, self._starts(), strict=True))
 
@@ -111,6 +116,11 @@ class Program:
                 raise UnsupportedOperator(node.op, node.name, f"proofs need a slope in [0, 1], got {alpha}")
             share = 3 * self.unit * (1 + 1e-6) if alpha > 0 and self.rounded else 0.0
             return Step(node.name, node.size, node.inputs, share=share, least=self.tiny * (share > 0), alpha=alpha)
+        if node.op in CENTER:
+            share = DEPLOYED[node.op] * self.unit if self.rounded else 0.0
+            return Step(node.name, node.size, node.inputs, share=share, curve=node.op)
+        if node.op == "ReduceMax":
+            return Step(node.name, node.size, node.inputs, groups=reduced(self.graph, node))
         parts, added = matrices(self.graph, node), offset(node)
         size = np.abs(added)
         if node.op in SHIFT:

@@ -12,7 +12,8 @@ from verifier.proof.by_inputs import input_tree
 from verifier.proof.by_neurons import NeuronProver
 from verifier.proof.check import Checker
 from verifier.proof.format import NeuronRows, Tree
-from verifier.proof.growth import NotProved
+from verifier.proof.growth import Growing, NotProved, grown
+from verifier.proof.tree import Rejected
 from verifier.run import Run
 from verifier.search.strategy import FEW_INPUTS, make_engine
 from verifier.settings import Settings
@@ -40,7 +41,21 @@ def parts(query: Query, settings: Settings, run: Run) -> Iterator[Tree | NeuronR
         for index in range(len(group.case)):
             if few:
                 yield input_tree(checker, engine, group.only(index), run)
+                continue
+            whole = grown(Growing(), int(group.case[index]), checker.clauses_of(int(group.case[index])), np.zeros(0))
+            if holds(checker, whole):
+                yield whole
             elif isinstance(engine, NativeEngine):
                 yield from NeuronProver(checker, engine, group.only(index), run).parts()
             else:
                 raise NotProved("splitting neurons needs the compiled engine, which does not cover this network")
+
+
+def holds(checker: Checker, tree: Tree) -> bool:
+    """Whether a tree is a proof as it stands."""
+    try:
+        for _ in checker.check(tree):
+            pass
+    except Rejected:
+        return False
+    return True
