@@ -10,7 +10,7 @@ Shape letters: B subdomains, K forms, N numbers of a step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -83,17 +83,21 @@ class Domain:
         return found
 
 
+RowsOf = Callable[[str, Domain], Rows | None]
+
+
 class Bounder:
     """Bounds of a program's steps and of forms of its outputs."""
 
     def __init__(self, program: Program):
         self.program = program
 
-    def enclose(self, lower: np.ndarray, upper: np.ndarray, rows: Rows | None = None) -> Domain:
+    def enclose(self, lower: np.ndarray, upper: np.ndarray, rows: RowsOf | None = None) -> Domain:
         """Bounds of every step over boxes lower, upper [B, N_in], with a backward pass for every unstable neuron.
 
         Args:
-            rows: for one box (B = 1), neurons that are bounded with slopes of their own.
+            rows: for one box (B = 1), asked at every step with neurons, given its name and the bounds so far, which of
+                them are bounded with slopes of their own.
         """
         domain, start = Domain({}, {}), 0
         for name in self.program.inputs:
@@ -115,8 +119,9 @@ class Bounder:
                     self._linear(step, domain)
                 if name in self.program.first_neuron:
                     self._refine(step, domain)
-                    if rows is not None:
-                        self._refine_by(rows, step, domain)
+                    given = None if rows is None else rows(name, domain)
+                    if given is not None:
+                        self._refine_by(given, step, domain)
         return domain
 
     def forms(self, domain: Domain, coeffs: np.ndarray) -> np.ndarray:

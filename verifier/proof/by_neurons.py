@@ -12,6 +12,7 @@ from verifier.bounds.engine import DomainBounds
 from verifier.bounds.native_domains import NativeDomains
 from verifier.bounds.native_engine import NativeEngine
 from verifier.kernels.stages import ACTIVATIONS, Stager
+from verifier.proof.bounder import Domain
 from verifier.proof.check import Checker
 from verifier.proof.format import NeuronRows, Tree
 from verifier.proof.growth import Growing, NotProved, grown
@@ -19,8 +20,8 @@ from verifier.proof.tree import Leaf
 from verifier.run import Run
 from verifier.spec.groups import Group
 
-#: Steps of the ascent for an unsplit box, for subdomains and for a neuron's own bounds.
-ROOT_STEPS, STEPS, NEURON_STEPS = 60, 16, 20
+#: Steps of the ascent for an unsplit box, for subdomains, for those that cannot be split, for a neuron's own bounds.
+ROOT_STEPS, STEPS, LAST_STEPS, NEURON_STEPS = 60, 16, 500, 20
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,17 @@ class _Open:
     bounds: DomainBounds
     nodes: list[Growing]
     paths: list[tuple[tuple[int, int], ...]]
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Slopes that bound neurons of one step; see `NeuronRows`."""
+
+    name: str
+    neuron: np.ndarray
+    side: np.ndarray
+    free: np.ndarray
+    slopes: np.ndarray
 
 
 class NeuronProver:
@@ -48,8 +60,9 @@ class NeuronProver:
         stager.run()
         first = checker.program.first_neuron
         bent = [node for node in engine.graph.nodes.values() if node.op in ACTIVATIONS]
-        #: Stage of the engine -> the proof's number of its first neuron.
-        self._first = {stager.stage_of[node.name]: first[node.inputs[0]] for node in bent}
+        #: Step -> stage of the engine, and that -> the proof's number of its first neuron.
+        self._stage = {node.inputs[0]: stager.stage_of[node.name] for node in bent}
+        self._first = {stage: first[name] for name, stage in self._stage.items()}
 
     def parts(self) -> Iterator[Tree | NeuronRows]:
         """Bounds of neurons where they are needed, then a tree for each clause."""
@@ -66,33 +79,51 @@ class NeuronProver:
         return starts + self._domains.open_index
 
     def _tighten(self) -> NeuronRows:
-        """Bounds of every open neuron with slopes of its own, stage after stage, each with the bounds before it."""
-        domains, stages = self._domains, sorted(set(self._domains.open_stage.tolist()))
-        found = []
-        for stage in stages[1:]:  # nothing bends before the first
-            index = domains.open_index[domains.open_stage == stage]
-            if not len(index):
-                continue
-            inner = domains.on_neurons(stage, np.stack([2 * index, 2 * index + 1]).reshape(-1))
-            values: list[np.ndarray] = []
-            slopes: list[np.ndarray] = []
-            for part in _batches(np.arange(2 * len(index)), domains.batch_size):
-                bounds = inner.bound(inner.initial(part), NEURON_STEPS, self._run.stopped)
-                values.append(bounds.row_margins[:, 0])
-                slopes.append(bounds.batch.slopes[:, 0])
-            found.append((self._first[stage] + index, self._numbers(), np.concatenate(slopes)))
-            low, high = (ends[index] for ends in domains.stage_bounds(stage))
-            below, above = np.concatenate(values).reshape(2, -1)
-            domains.tighten(stage, index, np.maximum(low, below), np.minimum(high, -above))
-            domains.optimise_root(self._run.remaining(), 0, stage + 1)
-        free = np.unique(np.concatenate([own for _, own, _ in found] or [np.zeros(0, np.int64)]))
-        rows = [np.zeros((len(optimal), len(free)), np.uint8) for *_, optimal in found]
-        for row, (_, own, optimal) in zip(rows, found, strict=True):
-            row[:, np.searchsorted(free, own)] = optimal
-        neurons = np.concatenate([np.tile(own, 2) for own, *_ in found] or [free])
-        sides = np.concatenate([np.repeat([1, -1], len(own)) for own, *_ in found] or [free])
-        given = np.concatenate(rows or [np.zeros((0, len(free)), np.uint8)])
-        return NeuronRows(self._case, neurons.astype(np.int32), sides.astype(np.int8), free.astype(np.int32), given)
+        """Slopes that bound every unstable neuron, stage by stage, each over what the checker makes of those before."""
+        found: list[_Rows] = []
+        told = 0
+
+        def tell(domain: Domain) -> None:
+            """Give the engine the checker's bounds of the last stage, so that both see the same."""
+            nonlocal told
+            if found and told < len(found):
+                stage, told = self._stage[found[-1].name], len(found)
+                low, high = (ends[found[-1].name][0] for ends in (domain.lower, domain.upper))
+                index = np.arange(len(low))
+                self._domains.tighten(stage, index, low, high)
+                self._domains.optimise_root(self._run.remaining(), 0, stage + 1)
+
+        def propose(name: str, domain: Domain) -> NeuronRows | None:
+            tell(domain)
+            rows = self._rows(name, (domain.lower[name][0] < 0) & (domain.upper[name][0] > 0))
+            if rows is None:
+                return None
+            found.append(rows)
+            return NeuronRows(self._case, rows.neuron, rows.side, rows.free, rows.slopes)
+
+        lower, upper = self._box
+        tell(self._checker.bounder.enclose(lower[None], upper[None], propose))
+        free = np.unique(np.concatenate([rows.free for rows in found] or [np.zeros(0, np.int32)]))
+        wide = [np.zeros((len(rows.slopes), len(free)), np.uint8) for rows in found]
+        for row, rows in zip(wide, found, strict=True):
+            row[:, np.searchsorted(free, rows.free)] = rows.slopes
+        neuron = np.concatenate([rows.neuron for rows in found] or [free])
+        side = np.concatenate([rows.side for rows in found] or [free.astype(np.int8)])
+        return NeuronRows(self._case, neuron, side, free, np.concatenate(wide or [np.zeros((0, len(free)), np.uint8)]))
+
+    def _rows(self, name: str, unstable: np.ndarray) -> _Rows | None:
+        """The engine's slopes for neurons of a step that are unstable to the checker, if something bends before."""
+        domains, stage = self._domains, self._stage[name]
+        index = np.flatnonzero(unstable)
+        if not len(index) or not (domains.open_stage < stage).any():
+            return None
+        inner = domains.on_neurons(stage, np.stack([2 * index, 2 * index + 1]).reshape(-1))
+        slopes = []
+        for part in _batches(np.arange(2 * len(index)), domains.batch_size):
+            slopes.append(inner.bound(inner.initial(part), NEURON_STEPS, self._run.stopped).batch.slopes[:, 0])
+        neuron = np.tile(self._first[stage] + index, 2).astype(np.int32)
+        side = np.repeat(np.array([1, -1], np.int8), len(index))
+        return _Rows(name, neuron, side, self._numbers().astype(np.int32), np.concatenate(slopes))
 
     def _tree(self, number: int) -> Tree:
         """The tree of one clause."""
@@ -108,12 +139,20 @@ class NeuronProver:
             some = waiting.pop()
             left = np.flatnonzero(~self._held(tree, order, some))
             self._run.visited += len(some.nodes)
-            for part in _batches(left, max(1, self._domains.batch_size // 2)):
-                if some.bounds.batch.select(part).stuck.any():
+            stuck = left[some.bounds.batch.stuck[left]]
+            if len(stuck):  # nothing is left but to converge
+                last = self._longer(some, stuck)
+                if not self._held(tree, order, last).all():
                     raise NotProved(f"clause {number}: a subdomain has no neuron left to split")
+            for part in _batches(np.setdiff1d(left, stuck), max(1, self._domains.batch_size // 2)):
                 waiting.append(self._split(some, part, neurons))
             self._run.tick(sum(len(w.nodes) for w in waiting), float(some.bounds.row_margins.max()))
         return grown(root, self._case, np.array([number]), neurons[order])
+
+    def _longer(self, some: _Open, part: np.ndarray) -> _Open:
+        """Some subdomains bounded with many steps."""
+        bounds = self._domains.bound(some.bounds.batch.select(part), LAST_STEPS, self._run.stopped)
+        return _Open(bounds, [some.nodes[k] for k in part], [some.paths[k] for k in part])
 
     def _split(self, some: _Open, part: np.ndarray, neurons: np.ndarray) -> _Open:
         """The children of some subdomains, bounded: those above zero, then those below."""

@@ -185,7 +185,7 @@ class Checker:
         if known is None or not (np.array_equal(known[0], lower) and np.array_equal(known[1], upper)):
             whole = np.array_equal(lower, inputs.lower) and np.array_equal(upper, inputs.upper)
             rows = self._rows.get(case) if whole else None
-            known = self._known = (lower, upper, self.bounder.enclose(lower[None], upper[None], rows))
+            known = self._known = (lower, upper, self.bounder.enclose(lower[None], upper[None], lambda *_: rows))
         return known[2]
 
     def _divided(self, tree: Tree, own: list[Leaf]) -> Domain:
