@@ -25,7 +25,7 @@ _TINY = 1e-290
 #: Roundings of a coefficient beside those of sums of products: a slope, a multiplier, and the sum over readers.
 _SPARE = 8
 #: Forms of one backward pass, in numbers of the widest step.
-_MOST_NUMBERS = 8_000_000
+_MOST_NUMBERS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,10 @@ class Bounder:
         return step.share * float(step.alpha or 0.0) * domain.size(step.sources[0]) + 4 * step.least
 
     def _refine(self, step: Step, domain: Domain) -> None:
-        """Intersect the bounds of a step's unstable neurons with those of their own backward passes."""
+        """Intersect the bounds of a step's unstable neurons with those of their own backward passes.
+
+        Those of one subdomain do not depend on which others are bounded with it.
+        """
         if not step.sources or all(not self.program.steps[s].sources for s in step.sources):
             return  # an interval of the inputs' own is exact
         low, high = domain.lower[step.name], domain.upper[step.name]
@@ -194,8 +197,9 @@ class Bounder:
             coeffs[0, order, chosen], coeffs[0, len(chosen) + order, chosen] = 1.0, -1.0
             found = self._backward(domain, {step.name: coeffs})
             below, above = found[:, : len(chosen)], -found[:, len(chosen) :]
-            low[:, chosen] = np.where(below > low[:, chosen], below, low[:, chosen])
-            high[:, chosen] = np.where(above < high[:, chosen], above, high[:, chosen])
+            mine = relaxed[:, chosen]
+            low[:, chosen] = np.where(mine & (below > low[:, chosen]), below, low[:, chosen])
+            high[:, chosen] = np.where(mine & (above < high[:, chosen]), above, high[:, chosen])
         domain.lower[step.name], domain.upper[step.name] = low, high
 
     def _refine_by(self, rows: Rows, step: Step, domain: Domain) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from verifier.bounds.engine import BoxEngine
 from verifier.proof.check import Checker
 from verifier.proof.format import Tree
-from verifier.proof.growth import Growing, NotProved, grown
+from verifier.proof.growth import LEAST_MARGIN, Growing, NotProved, grown
 from verifier.proof.tree import Leaf
 from verifier.run import Run
 from verifier.search.input_split import bisect
@@ -61,4 +61,4 @@ def _held(checker: Checker, case: int, lower: np.ndarray, upper: np.ndarray) -> 
         return np.zeros(0, dtype=bool)
     none = np.zeros(0, np.float32)
     boxes = [Leaf(low, high, k, (), none, -1) for k, (low, high) in enumerate(zip(lower, upper, strict=True), 1)]
-    return checker.margins(grown(Growing(), case, checker.clauses_of(case), np.zeros(0)), boxes) > 0
+    return checker.margins(grown(Growing(), case, checker.clauses_of(case), np.zeros(0)), boxes) > LEAST_MARGIN

@@ -15,7 +15,7 @@ from verifier.kernels.stages import ACTIVATIONS, Stager
 from verifier.proof.bounder import Domain
 from verifier.proof.check import Checker
 from verifier.proof.format import NeuronRows, Tree
-from verifier.proof.growth import Growing, NotProved, grown
+from verifier.proof.growth import LEAST_MARGIN, Growing, NotProved, grown
 from verifier.proof.tree import Leaf
 from verifier.run import Run
 from verifier.spec.groups import Group
@@ -181,7 +181,7 @@ class NeuronProver:
             Leaf(lower, upper, 0, some.paths[k], own, j)
             for j, (k, own) in enumerate(zip(hopeful, multipliers, strict=True))
         ]
-        held[hopeful] = self._checker.margins(replace(tree, slopes=slopes), leaves) > 0
+        held[hopeful] = self._checker.margins(replace(tree, slopes=slopes), leaves) > LEAST_MARGIN
         for k, row, own in zip(hopeful, slopes, multipliers, strict=True):
             if held[k]:
                 some.nodes[k].slopes, some.nodes[k].multipliers = row, own

@@ -21,7 +21,7 @@ from verifier.spec.problem import Clause, InputSet, Problem
 from verifier.spec.query import Query
 
 #: Numbers of the widest step over all leaves that are bounded at once, and leaves.
-_MOST_NUMBERS, _MOST_LEAVES = 2_000_000, 512
+_MOST_NUMBERS, _MOST_LEAVES = 2_000_000, 64
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,9 @@ import numpy as np
 from verifier.errors import VerifierError
 from verifier.proof.format import INPUT, LEAF, NEURON, Tree
 
+#: A leaf is kept when its margin is larger, so that another machine's rounding does not turn it.
+LEAST_MARGIN = 1e-9
+
 
 class NotProved(VerifierError):
     """The time was over, or a subdomain was left that cannot be split; says which."""
