@@ -37,6 +37,19 @@ def test_intervals_hold_every_value(seed, radius, rounded, middle):
             assert np.all(domain.lower[name][0] <= flat) and np.all(flat <= domain.upper[name][0]), name
 
 
+@pytest.mark.parametrize("middle", ["LeakyRelu", "Tanh", "ReduceMax"])
+def test_boxes_do_not_depend_on_those_beside_them(middle):
+    """A neuron that is stable in one box and not in the other must not get better bounds there."""
+    bounder, middles = Bounder(Program(mixed_net(3, middle), rounded=True)), np.full((1, 16), 0.5)
+    radius = np.array([[0.01], [0.6], [0.1]])
+    both = bounder.enclose(middles - radius, middles + radius)
+    for k in range(3):
+        alone = bounder.enclose(middles - radius[k], middles + radius[k])
+        for name in alone.lower:
+            assert np.allclose(both.lower[name][k], alone.lower[name][0], rtol=0, atol=1e-11), name
+            assert np.allclose(both.upper[name][k], alone.upper[name][0], rtol=0, atol=1e-11), name
+
+
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10_000), middle=MIDDLES, data=st.data())
 def test_forms_hold_on_every_subdomain_for_any_parameters(seed, middle, data):
