@@ -58,6 +58,18 @@ def test_scores_and_derivatives_are_the_modules(name: str, shifted: bool) -> Non
         assert torch.equal(a.task.queries, b.task.queries) and torch.equal(a.task.gradients, b.task.gradients)
 
 
+@pytest.mark.parametrize("name", [*COVERED, "attention", "gelu", "maxpool"])
+def test_no_rows_have_no_scores_and_no_derivatives(name: str) -> None:
+    for model in pair(name):
+        none = task(model, LpThreat(eps=0.1)).rows(torch.arange(0))
+        work = none.start
+        assert model.forward(work).shape == none.scores(work).shape == (0, 10) and none.predictions(work).shape == (0,)
+        for loss in (margin, dlr):
+            assert [tuple(e.shape) for e in none.gradient(work, loss)] == [(0, 10), (0,), (0, *IMAGES.shape[1:])]
+        assert [tuple(e.shape) for e in none.jacobian(work, 4)] == [(0, 10), (0, 4), (0, 4, *IMAGES.shape[1:])]
+        assert not none.task.queries.any() and not none.task.gradients.any()
+
+
 @pytest.mark.parametrize("attack", ["pgd", "apgd", "square", "fab", "deepfool", "cw"])
 def test_attacks_find_what_they_find_on_the_module(attack: str) -> None:
     short = {"square": {"steps": 100}, "fab": {"steps": 20}, "cw": {"steps": 40}}.get(attack, {})

@@ -11,6 +11,7 @@ from conftest import INF
 from torch import Tensor, nn
 from torch.nn import functional
 
+from verifier.attack.compiled_victim import CompiledForward
 from verifier.attack.model import Model, Preprocessing
 from verifier.attack.registry import build
 from verifier.attack.stand_in import stand_in
@@ -79,12 +80,12 @@ class Residual(nn.Module):
         return self.sign * self.last(flat)
 
 
-def test_a_residual_module_is_read_and_attacked_alike() -> None:
+def test_a_residual_module_is_read_and_assert_attacked_alike() -> None:
     net = Residual().double().eval()
     x = IMAGES.double()
     found = stand_in(Model.from_torch(net), x)
     assert found.compiled is not None and torch.allclose(found.scores(x), net(x), atol=1e-12)
-    attacked_alike("apgd", LpThreat(eps=0.05), net=net)
+    assert_attacked_alike("apgd", LpThreat(eps=0.05), net=net)
 
 
 def test_what_a_residual_module_hangs_on_is_watched() -> None:
@@ -161,16 +162,17 @@ def test_modules_that_cannot_be_followed_stay_with_torch(kind: type[Residual]) -
     assert stand_in(model, IMAGES) is model
 
 
-def attacked_alike(
+def assert_attacked_alike(
     attack: str, threat: LpThreat, *, net: nn.Module | None = None, targeted: bool = False, **settings: Any
 ) -> None:
-    """In double precision, so that no sign of a derivative hangs on the order of a sum."""
+    """Compiled code and torch end alike, in double precision: no sign of a derivative hangs on the order of a sum."""
     net, x = net or stack().double(), IMAGES.double()
+    wrapped = Wrapped(net).eval()
+    assert stand_in(Model.from_torch(net), x).compiled is not None
+    assert stand_in(Model.from_torch(wrapped), x).compiled is None
     y = net(x).argmax(1)
     targets = (y + 3) % 10 if targeted else None
-    mine, theirs = (
-        build(attack, **settings)(m, x, y, threat, targets=targets, seed=0) for m in (net, Wrapped(net).eval())
-    )
+    mine, theirs = (build(attack, **settings)(m, x, y, threat, targets=targets, seed=0) for m in (net, wrapped))
     assert torch.equal(mine.success, theirs.success) and bool(mine.success.any()) and not bool(mine.success.all())
     for counts in ("queries", "gradients", "restarts"):
         assert torch.equal(getattr(mine, counts), getattr(theirs, counts))
@@ -190,17 +192,22 @@ def attacked_alike(
     ],
 )
 def test_attacks_on_a_stack_end_as_on_the_wrapped_module(attack: str, settings: dict[str, Any]) -> None:
-    attacked_alike(attack, LpThreat(norm=2.0 if attack in ("deepfool", "cw") else INF, eps=0.15), **settings)
+    assert_attacked_alike(attack, LpThreat(norm=2.0 if attack in ("deepfool", "cw") else INF, eps=0.15), **settings)
 
 
 @pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize(
     "settings", [{}, {"loss": "margin"}, {"restarts": 3, "steps": 10}, {"steps": 1}, {"random_start": False}]
 )
-def test_whole_ascents_end_as_steps_from_outside(settings: dict[str, Any], targeted: bool) -> None:
+def test_whole_ascents_end_as_steps_from_outside(
+    settings: dict[str, Any], targeted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, ascend = [], CompiledForward.ascend
+    monkeypatch.setattr(CompiledForward, "ascend", lambda *args: whole.append(args) or ascend(*args))
     mask = torch.ones(1, 8, 8, dtype=torch.bool)
     mask[:, :2] = False
-    attacked_alike("pgd", LpThreat(eps=0.25 if targeted else 0.15, mask=mask), targeted=targeted, **settings)
+    assert_attacked_alike("pgd", LpThreat(eps=0.25 if targeted else 0.15, mask=mask), targeted=targeted, **settings)
+    assert len(whole) == 1  # the first starts; later ones stop each other
 
 
 def spoil_hook(net: nn.Sequential) -> None:

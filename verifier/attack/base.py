@@ -173,6 +173,7 @@ class _Parts:
         self.prediction: Tensor | None = None
 
     def absorb(self, task: Task, todo: Tensor) -> None:
+        """Take over what the task on samples `todo` int64 [M] found and what it cost."""
         found = task.best_cost.isfinite()
         self.work[todo] = torch.where(along(found, task.best), task.best, task.fallback)
         self.candidate[todo] = found
@@ -181,6 +182,7 @@ class _Parts:
         self.restarts[todo] += task.restarts
 
     def finish(self, threat: Threat, clean_prediction: Tensor, wall: float) -> AttackResult:
+        """What the caller gets, `wall` seconds after it asked."""
         prediction = clean_prediction.clone()
         if self.prediction is not None:
             prediction = torch.where(self.changed, self.prediction, prediction)

@@ -12,6 +12,9 @@ from verifier.attack.task import Task
 
 #: How far beyond a linearised boundary points are put: boundaries bend, and a walk back makes up for it.
 BEYOND = 1.1
+#: Share of a perturbation that a projection must promise to save (less is not worth the queries), and shares of the
+#: way there that are tried in turn, until one succeeds.
+WORTH, SHARES = 0.01, (1.0, 0.5, 0.25)
 
 
 def bisect(rows: Rows, inside: Tensor, outside: Tensor, steps: int) -> Tensor:
@@ -35,59 +38,81 @@ def bisect(rows: Rows, inside: Tensor, outside: Tensor, steps: int) -> Tensor:
     return found
 
 
-def secant(rows: Rows, work: Tensor, steps: int) -> Tensor:
-    """As `bisect`, on the segment from the clean input to `work` [R, *W], using margins.
-
-    False position with a small overshoot: on a piecewise linear victim a few queries reach the
-    boundary. `work` must succeed; the last point that did comes back.
-    """
-    start = rows.start
-    high = torch.ones(len(rows), device=work.device, dtype=work.dtype)
-    low = torch.zeros_like(high)
-    high_value = margin(rows.scores(work), rows.label, rows.target)
-    low_value = margin(rows.scores(start), rows.label, rows.target)
-    for i in range(steps):
-        share = high_value / (high_value - low_value).clamp_min(1e-12)
-        share = share.clamp(0.0, 1.0) * (0.98 if i else 0.95)
-        middle = high - share * (high - low)
-        point = start + along(middle, work) * (work - start)
-        scores = rows.scores(point)
-        value, hit = margin(scores, rows.label, rows.target), rows.fooled(scores)
-        low, high = torch.where(hit, low, middle), torch.where(hit, middle, high)
-        low_value, high_value = torch.where(hit, low_value, value), torch.where(hit, value, high_value)
-    found = torch.where(along(high < 1, work), start + along(high, work) * (work - start), work)
-    rows.offer(found, high < 1)
-    return found
-
-
 def walk_back(task: Task, steps: int, polish: int = 0) -> None:
-    """`secant` from the best success of every sample that has one, `steps` queries each.
+    """Bring the best success of every sample that has one closer, along the segment to the clean input.
 
     Args:
-        polish: times the clean input is then projected onto the boundary linearised where the walk ended, and
-            walked back from there; a sample for which that does not succeed stays as it is.
+        steps: queries of each walk.
+        polish: times it then goes towards the clean input's projection onto the boundary linearised where the walk
+            ended, and walks back from there; samples for which that promises or gains nothing stay as they are.
     """
     index = task.best_cost.isfinite().nonzero()[:, 0]
-    work = task.best[index]
+    if not len(index) or not (steps or polish):
+        return
+    rows, work = task.rows(index), task.best[index]
+    clean, value = (margin(rows.scores(x), rows.label, rows.target) for x in (rows.start, work))
     for left in range(polish, -1, -1):
-        if not len(index):
+        work, value = _secant(rows, work, clean, value, steps)
+        if not left:
             return
-        rows = task.rows(index)
-        if steps:
-            work = secant(rows, work, steps)
-        if left:
-            work = _projected(rows, work)
-            crossed = rows.fooled(rows.scores(work))
-            rows.offer(work, crossed)
-            index, work = index[crossed], work[crossed]
+        kept, work, value = _projected(rows, work)
+        if not bool(kept.any()):
+            return
+        rows, clean = rows.narrow(kept), clean[kept]
 
 
-def _projected(rows: Rows, work: Tensor) -> Tensor:
-    """The clean inputs' projections onto, and well beyond, the boundary linearised at work [R, *W]."""
+def _secant(rows: Rows, work: Tensor, clean: Tensor, value: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """As `bisect`, on the segment from the clean input to `work` [R, *W], using margins.
+
+    False position with a small overshoot: on a piecewise linear victim a few queries reach the boundary.
+
+    Args:
+        clean, value: margins at both ends [R]; `work` succeeds.
+    Returns:
+        The last points that succeeded [R, *W], which are offered to the task, and their margins [R].
+    """
+    start = rows.start
+    high = torch.ones_like(value)
+    low = torch.zeros_like(high)
+    for i in range(steps):
+        share = value / (value - clean).clamp_min(1e-12)
+        share = share.clamp(0.0, 1.0) * (0.98 if i else 0.95)
+        middle = high - share * (high - low)
+        scores = rows.scores(start + along(middle, work) * (work - start))
+        between, hit = margin(scores, rows.label, rows.target), rows.fooled(scores)
+        low, high = torch.where(hit, low, middle), torch.where(hit, middle, high)
+        clean, value = torch.where(hit, clean, between), torch.where(hit, between, value)
+    found = torch.where(along(high < 1, work), start + along(high, work) * (work - start), work)
+    rows.offer(found, high < 1)
+    return found, value
+
+
+def _projected(rows: Rows, work: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """From work [R, *W] as far as succeeds towards the clean input's projection onto, and well beyond, the boundary
+    linearised there.
+
+    Returns:
+        Which rows promised enough and succeeded [R], their points, which are offered to the task, and margins.
+    """
     _, value, normal = rows.gradient(work, margin)
     gap = -value - (normal * (rows.start - work)).flatten(1).sum(1)
     move = onto_hyperplane(normal, gap, rows.p, rows.lower - rows.start, rows.upper - rows.start)
-    return rows.clip(rows.start + BEYOND * move)
+    kept = norm(move, rows.p) < (1 - WORTH) * rows.size(work)
+    rows, work, value = rows.narrow(kept), work[kept], value[kept]
+    way = rows.clip(rows.start + BEYOND * move[kept]) - work
+    crossed = torch.zeros_like(rows.index, dtype=torch.bool)
+    for share in SHARES:
+        left = (~crossed).nonzero()[:, 0]
+        if not len(left):
+            break
+        part, point = rows.narrow_to(left), work[left] + share * way[left]
+        scores = part.scores(point)
+        hit = part.fooled(scores)
+        part.offer(point, hit)
+        there = left[hit]
+        work[there], value[there] = point[hit], margin(scores, part.label, part.target)[hit]
+        crossed[there] = True
+    return kept.masked_scatter(kept, crossed), work[crossed], value[crossed]
 
 
 def cut_back(rows: Rows, work: Tensor, steps: int) -> Tensor:

@@ -325,9 +325,11 @@ class Rows:
 
     def _chunked(self, evaluate: Callable[..., tuple[Tensor, ...]], work: Tensor) -> list[Tensor]:
         """Concatenated results of evaluate(work, index, slice) on pieces of at most
-        `model.rows_at_once` rows; a piece that does not fit in memory halves that number for good."""
-        model, parts, at = self.task.model, [], 0
-        while at < len(work):
+        `model.rows_at_once` rows, or on no rows at all; a piece that does not fit in memory halves that number for
+        good."""
+        model, at = self.task.model, 0
+        parts: list[tuple[Tensor, ...]] = []
+        while at < len(work) or not parts:
             piece = slice(at, at + model.rows_at_once)
             try:
                 parts.append(evaluate(work[piece], self.index[piece], piece))

@@ -82,7 +82,7 @@ class Network:
     def join_outputs(self, values: dict[str, Tensor]) -> Tensor:
         """{name: [B, *shape]} -> [B, N_out]."""
         lead = max(values[n].shape[0] for n in self.graph.outputs)
-        flat = [values[n].reshape(values[n].shape[0], -1).expand(lead, -1) for n in self.graph.outputs]
+        flat = [values[n].reshape(-1, self.graph[n].size).expand(lead, -1) for n in self.graph.outputs]
         return torch.cat(flat, dim=1)
 
     def split_rows(self, rows: Tensor) -> dict[str, Tensor]:

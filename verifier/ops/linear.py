@@ -299,7 +299,7 @@ class Select(Linear):
         return torch.where(indices < 0, _size(at.input_shapes[0]), indices)
 
     def value(self, at: NodeTensors, inputs: Sequence[Tensor]) -> Tensor:
-        flat = inputs[0].reshape(inputs[0].shape[0], -1)
+        flat = inputs[0].reshape(-1, _size(at.input_shapes[0]))
         if at.node.attrs["indices"].min(initial=0) < 0:
             flat = functional.pad(flat, (0, 1))
         return flat.index_select(1, at.once("flat indices", self._indices)).reshape(-1, *at.shape)
@@ -307,7 +307,7 @@ class Select(Linear):
     magnitude = value
 
     def transpose(self, at: NodeTensors, coeffs: Tensor) -> tuple[Tensor, ...]:
-        flat = coeffs.reshape(coeffs.shape[0], -1)
+        flat = coeffs.reshape(-1, _size(at.shape))
         size = _size(at.input_shapes[0])
         x = flat.new_zeros(flat.shape[0], size + 1).index_add(1, at.once("flat indices", self._indices), flat)
         return (x[:, :size].reshape(-1, *at.input_shapes[0]),)

@@ -11,33 +11,33 @@ from verifier.attack.rows import Rows
 from verifier.attack.task import Task
 
 
-def adversarial_starts(task: Task, tries: int, search: int) -> tuple[Rows, Tensor]:
+def adversarial_starts(task: Task, tries: int, search: int, at_once: int | None = None) -> tuple[Rows, Tensor]:
     """A successful point for as many samples as possible, pulled to the decision boundary.
 
     Tries uniform noise in the box, blended half-way with the clean input and alone, then the other
     inputs of the batch; a sample for which nothing works is left out, which fails that sample only.
 
     Args:
-        tries: queries of each kind per sample; search: bisection steps of the first pull.
+        tries: queries of each kind per sample at most; search: bisection steps of the first pull.
+        at_once: of them, those asked before the nearest success is taken; by default all.
     Returns:
         Rows of the samples that have a start, and their points [R, *W].
     """
     found = torch.zeros(task.size, dtype=torch.bool, device=task.device)
-    points = task.space.start.clone()
+    points, at_once = task.space.start.clone(), at_once or tries
     for kind in range(3):
-        rows = task.rows((~found).nonzero()[:, 0])
-        if not len(rows):
-            break
-        candidates = _candidates(rows, kind, tries)
-        if candidates is None:
-            continue
-        hit = rows.successes(candidates)
-        size = norm((candidates - rows.start[:, None]).flatten(0, 1), rows.p).reshape(hit.shape)
-        nearest = torch.where(hit, size, torch.inf).argmin(1)
-        won = hit.any(1)
-        chosen = candidates[torch.arange(len(rows), device=task.device), nearest]
-        points[rows.index[won]] = chosen[won]
-        found[rows.index[won]] = True
+        for asked in range(0, tries, at_once):
+            rows = task.rows((~found).nonzero()[:, 0])
+            candidates = _candidates(rows, kind, min(at_once, tries - asked)) if len(rows) else None
+            if candidates is None:
+                break
+            hit = rows.successes(candidates)
+            size = norm((candidates - rows.start[:, None]).flatten(0, 1), rows.p).reshape(hit.shape)
+            nearest = torch.where(hit, size, torch.inf).argmin(1)
+            won = hit.any(1)
+            chosen = candidates[torch.arange(len(rows), device=task.device), nearest]
+            points[rows.index[won]] = chosen[won]
+            found[rows.index[won]] = True
     rows = task.rows(found.nonzero()[:, 0])
     if not len(rows):
         return rows, points[found]

@@ -20,6 +20,11 @@ from verifier.attack.task import Task
 #: Numbers in the points that are made, looked at and summed in one go, what a core's cache holds; and how many times
 #: as many random ones are drawn, once: every part takes its own run of them (Salimans et al. 2017, arXiv:1703.03864).
 PART, TABLE = 2**18, 8
+#: Root mean square length of a random move over the distance to the clean input. The paper's 1 / N makes it so short on
+#: large inputs that a boundary point must be found to one part in N**1.5 (l2) or N**2 (linf).
+RADIUS = 1 / 64
+#: Queries after which a start is taken: the jumps lead as close from a farther one.
+FEW = 3
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class HopSkipJump(Attack):
         steps: jumps.
         initial: random points of the first estimate; step t uses initial * sqrt(t).
         most: random points per estimate at most.
-        tries: queries of each kind for a start.
+        tries: queries of each kind for a start at most.
     Source: Chen, Jordan & Wainwright 2020, arXiv:1904.02144.
     """
 
@@ -47,22 +52,17 @@ class HopSkipJump(Attack):
 
     def run(self, task: Task) -> None:
         features = task.space.start[0].numel()
-        # the paper's bisection threshold; the radius of the random points follows from it
-        threshold = 1.0 / features**1.5 if task.space.p == 2 else 1.0 / features**2
-        search = max(4, min(24, math.ceil(math.log2(1 / threshold))))
-        rows, work = adversarial_starts(task, self.tries, search)
+        # random moves go along the normal by a share of their length that falls with the features: so must the error
+        finest = RADIUS / (features**0.5 if task.space.p == 2 else features)
+        coarse, search = (math.ceil(math.log2(1 / error)) for error in (RADIUS, finest))
+        rows, work = adversarial_starts(task, self.tries, coarse, FEW)
         if not len(rows):
             return
-        work = self._pull(rows, work, search)
         table = task.normal(TABLE * max(PART, features))
         for step in range(1, self.steps + 1):
             size = rows.size(work)
             count = min(self.most, int(self.initial * math.sqrt(step)))
-            radius = (
-                0.1 * rows.full_width.flatten(1).amax(1).clamp_max(1.0)
-                if step == 1
-                else size * (math.sqrt(features) * threshold if rows.p == 2 else features * threshold)
-            )
+            radius = RADIUS * size if step > 1 else 0.1 * rows.full_width.flatten(1).amax(1).clamp_max(1.0)
             direction = self._normal(rows, work, radius, count, table)
             work = self._jump(rows, work, direction, size / math.sqrt(step))
             work = self._pull(rows, work, search)

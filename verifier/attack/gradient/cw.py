@@ -33,15 +33,18 @@ class CW(Attack):
         initial: first constant.
         rate: Adam's first step size, in units of w; it falls linearly to zero.
         kappa: confidence the success must have.
+        polish: times the result is then projected onto the boundary linearised there (kappa = 0 only): Adam's last
+            steps leave pixels off their place, and black and white ones start half a percent off it.
         refine: secant queries on the final result (kappa = 0 only).
     Source: Carlini & Wagner 2017, arXiv:1608.04644.
     """
 
     steps: int = 200
     search: int = 9
-    initial: float = 0.1
+    initial: float = 1.0
     rate: float = 0.1
     kappa: float = 0.0
+    polish: int = 1
     refine: int = 2
 
     norms: ClassVar[tuple[float, ...]] = (2.0,)
@@ -50,7 +53,7 @@ class CW(Attack):
     def run(self, task: Task) -> None:
         self.reach(task.rows())
         if self.kappa == 0:
-            walk_back(task, self.refine)
+            walk_back(task, self.refine, self.polish)
 
     def reach(self, rows: Rows) -> Tensor:
         """Descend from the clean inputs, and where no slope leads out of there from noise; as `descend`."""
@@ -166,7 +169,7 @@ class CWL0(Attack):
     """
 
     rounds: int = 30
-    inner: CW = CW(steps=120, search=4, initial=1.0, rate=0.1, refine=0)
+    inner: CW = CW(steps=120, search=4)
 
     norms: ClassVar[tuple[float, ...]] = (0.0,)
     minimise: ClassVar[bool] = True

@@ -48,11 +48,12 @@ class DeepFool(Attack):
         for _ in range(self.steps):
             gap, normal = nearest_boundary(rows, work, self.candidates)
             exact = work + onto_hyperplane(normal, gap, rows.p, rows.lower - work, rows.upper - work)
-            work = rows.clip(rows.start + (1 + self.overshoot) * (exact - rows.start))
+            before, work = work, rows.clip(rows.start + (1 + self.overshoot) * (exact - rows.start))
             hit = rows.fooled(rows.scores(work))
-            if bool(hit.any()):
-                rows.offer(work, hit)
-                rows, work = rows.narrow(~hit), work[~hit]
+            rows.offer(work, hit)
+            # what does not move now, where no slope leads out, never will
+            going = ~hit & (work != before).flatten(1).any(1)
+            rows, work = rows.narrow(going), work[going]
             if not len(rows):
                 break
         walk_back(task, self.refine, self.polish)

@@ -45,7 +45,7 @@ class EAD(Attack):
     initial: float = 1.0
     rate: float = 0.01
     kappa: float = 0.0
-    polish: int = 1
+    polish: int = 3
     refine: int = 2
 
     norms: ClassVar[tuple[float, ...]] = (1.0,)

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 
 from verifier.attack.base import Attack
-from verifier.attack.boundary import secant
+from verifier.attack.boundary import walk_back
 from verifier.attack.losses import margin
 from verifier.attack.projections import along, dual, norm, onto_ball
 from verifier.attack.task import Task
@@ -66,6 +66,5 @@ class FMN(Attack):
             delta = onto_ball(delta, p, torch.nan_to_num(radius, nan=torch.inf), low, high)
         hit = rows.fooled(rows.scores(start + delta))
         rows.offer(start + delta, hit)
-        found = task.best_cost.isfinite().nonzero()[:, 0]
-        if self.refine and p != 0 and len(found):
-            secant(task.rows(found), task.best[found], self.refine)
+        if p != 0:
+            walk_back(task, self.refine)
