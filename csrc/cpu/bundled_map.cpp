@@ -73,42 +73,45 @@ BundledMap<T>::BundledMap(const Term<T>& term, bool backward, const std::vector<
         at[k] = static_cast<int32_t>(mine - output_.data());
         found->second = at[k] / kBundle;
     }
-    std::vector<T> values(index_.size() * kBundle, T(0));
+    std::vector<int64_t> begin(start_.size() + 1, 0);  // where each bundle's weights would begin if none were shared
+    for (size_t b = 0; b < start_.size(); ++b) begin[b + 1] = begin[b] + length_[b] * kBundle;
+    std::vector<T> values(begin.back(), T(0));
     for (size_t k = 0; k < outputs.size(); ++k) {
         read_output(term, backward, outputs[k], inputs, position, reads, weights);
-        const int64_t begin = start_[at[k] / kBundle];
-        for (size_t j = 0; j < weights.size(); ++j) values[(begin + j) * kBundle + at[k] % kBundle] = weights[j];
+        T* mine = values.data() + begin[at[k] / kBundle] + at[k] % kBundle;
+        for (size_t j = 0; j < weights.size(); ++j) mine[j * kBundle] = weights[j];
     }
     share_weights(values);
 }
 
-// Keeps one copy of equal bundles' weights, given in the order of `index`.
+// Keeps one copy of equal bundles' weights, given bundle after bundle.
 template <typename T>
 void BundledMap<T>::share_weights(const std::vector<T>& values) {
     std::unordered_map<uint64_t, int64_t> earlier;  // where the last weights with a hash begin
-    for (size_t b = 0; b + 1 < start_.size(); ++b) {
-        const T* mine = values.data() + start_[b] * kBundle;
-        const int64_t length = (start_[b + 1] - start_[b]) * kBundle, next = static_cast<int64_t>(values_.size());
+    const T* mine = values.data();
+    for (int64_t count : length_) {
+        const int64_t length = count * kBundle, next = static_cast<int64_t>(values_.size());
         const auto [found, fresh] = earlier.try_emplace(hash_of(mine, length), next);
         if (fresh || found->second + length > next || !std::equal(mine, mine + length, values_.data() + found->second)) {
             found->second = next;
             values_.insert(values_.end(), mine, mine + length);
         }
         first_.push_back(found->second / kBundle);
+        mine += length;
     }
 }
 
 // Where an output goes: in bundle `latest` if that has the same inputs and room, else in a new one.
 template <typename T>
 int32_t* BundledMap<T>::place_of(int32_t output, const std::vector<int32_t>& reads, int64_t latest) {
-    const auto fits = [&] {
-        if (latest < 0 || output_[latest * kBundle + kBundle - 1] >= 0) return false;
-        return std::equal(reads.begin(), reads.end(), index_.begin() + start_[latest], index_.begin() + start_[latest + 1]);
-    };
-    if (!fits()) {
+    const auto count = static_cast<int64_t>(reads.size());
+    const bool same = latest >= 0 && length_[latest] == count &&
+                      std::equal(reads.begin(), reads.end(), index_.begin() + start_[latest]);
+    if (!same || output_[latest * kBundle + kBundle - 1] >= 0) {
+        start_.push_back(same ? start_[latest] : static_cast<int64_t>(index_.size()));
+        length_.push_back(count);
+        if (!same) index_.insert(index_.end(), reads.begin(), reads.end());
         latest = static_cast<int64_t>(start_.size()) - 1;
-        index_.insert(index_.end(), reads.begin(), reads.end());
-        start_.push_back(static_cast<int64_t>(index_.size()));
         output_.insert(output_.end(), kBundle, -1);
     }
     int32_t* mine = output_.data() + latest * kBundle;
@@ -119,7 +122,8 @@ int32_t* BundledMap<T>::place_of(int32_t output, const std::vector<int32_t>& rea
 
 template <typename T>
 Bundles<T> BundledMap<T>::view() const {
-    return {static_cast<int64_t>(start_.size()) - 1, start_.data(), index_.data(), first_.data(), output_.data(), values_.data()};
+    return {static_cast<int64_t>(start_.size()), start_.data(), length_.data(), index_.data(),
+            first_.data(), output_.data(), values_.data()};
 }
 
 template class BundledMap<float>;

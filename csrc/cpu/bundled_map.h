@@ -22,7 +22,7 @@ class BundledMap {
     int32_t* place_of(int32_t output, const std::vector<int32_t>& reads, int64_t latest);
     void share_weights(const std::vector<T>& values);
 
-    std::vector<int64_t> start_{0}, first_;
+    std::vector<int64_t> start_, length_, first_;
     std::vector<int32_t> index_, output_;
     std::vector<T> values_;
 };

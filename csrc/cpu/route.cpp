@@ -15,7 +15,8 @@ void Route<T>::add_term(const CompactTerm<T>& term, const std::vector<char>& her
         const int32_t* output = term.forward.output + b * kBundle;
         if (!std::any_of(output, output + kBundle, [&](int32_t i) { return i >= 0 && here[i]; })) continue;
         lists.forward.push_back(static_cast<int32_t>(b));
-        for (int64_t k = term.forward.start[b]; k < term.forward.start[b + 1]; ++k) reached[term.forward.index[k]] = 1;
+        const int32_t* reads = term.forward.index + term.forward.start[b];
+        for (int64_t k = 0; k < term.forward.length[b]; ++k) reached[reads[k]] = 1;
     }
     const Bundles<T>& map = term.backward;
     std::vector<int32_t> entered;  // backward bundles
@@ -24,16 +25,17 @@ void Route<T>::add_term(const CompactTerm<T>& term, const std::vector<char>& her
         const int32_t* output = map.output + b * kBundle;
         if (!std::any_of(output, output + kBundle, [&](int32_t i) { return i >= 0 && reached[i]; })) continue;
         entered.push_back(static_cast<int32_t>(b));
-        most += map.start[b + 1] - map.start[b];
+        most += map.length[b];
     }
     lists.index.resize(most);
     lists.position.resize(most);
     int64_t used = 0;
     for (int32_t b : entered) {
-        for (int64_t k = map.start[b]; k < map.start[b + 1]; ++k) {
-            lists.index[used] = map.index[k];
-            lists.position[used] = static_cast<int32_t>(map.first[b] + k - map.start[b]);
-            used += here[map.index[k]];
+        const int32_t* reads = map.index + map.start[b];
+        for (int64_t k = 0; k < map.length[b]; ++k) {
+            lists.index[used] = reads[k];
+            lists.position[used] = static_cast<int32_t>(map.first[b] + k);
+            used += here[reads[k]];
         }
         // Positions rise, so no weight is skipped where as many lie between the first and the last.
         const int64_t begin = lists.start.back();

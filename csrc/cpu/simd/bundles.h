@@ -112,7 +112,7 @@ VERIFIER_INLINE void scale_planes(int64_t count, Next next, Planes<const T> in, 
 template <typename T>
 VERIFIER_INLINE BundleSums<T> bundle_at(const Bundles<T>& map, int64_t b, const int32_t*& output) {
     output = map.output + b * kBundle;
-    return {map.index + map.start[b], nullptr, map.values + map.first[b] * kBundle, map.start[b + 1] - map.start[b]};
+    return {map.index + map.start[b], nullptr, map.values + map.first[b] * kBundle, map.length[b]};
 }
 
 // out (+)= the whole map of in; `diagonal`: every bundle reads one input at most.

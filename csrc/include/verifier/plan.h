@@ -29,11 +29,12 @@ constexpr int kBundle = 4;
 
 // A linear map by bundles: up to kBundle outputs that read the same inputs, whose weights lie side by side. All channels
 // of a convolution at one place are such a bundle, and so are the outputs of a dense layer, so one kernel serves both.
-// Bundles with the same weights, as a filter has at every place, share them.
+// Bundles that read the same inputs share the list of them, those with the same weights, as a filter has at every place,
+// the weights.
 template <typename T>
 struct Bundles {
     int64_t count;
-    const int64_t* start;   // [count + 1] into `index`
+    const int64_t *start, *length;  // [count] where a bundle's inputs begin in `index`, and how many they are
     const int32_t* index;   // inputs
     const int64_t* first;   // [count] where a bundle's weights begin, times kBundle, in `values`
     const int32_t* output;  // [count, kBundle], -1 where there are fewer
