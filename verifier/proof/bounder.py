@@ -166,7 +166,7 @@ class Bounder:
 
     def _curved(self, step: Step, domain: Domain) -> None:
         source, curve = step.sources[0], str(step.curve)
-        margin = step.share + 4 * UNIT
+        margin = step.share + 16 * UNIT  # of tanh as computed here, and of the sums
         domain.lower[step.name] = odd(curve, domain.lower[source]) + CENTER[curve] - margin
         domain.upper[step.name] = odd(curve, domain.upper[source]) + CENTER[curve] + margin
 

@@ -168,7 +168,8 @@ class Checker:
         rows = np.concatenate([c.coeffs for c in clauses])
         distinct, at = np.unique(rows, axis=0, return_inverse=True)
         bounds = self.bounder.forms(domain, distinct)[:, at.reshape(-1)]
-        count, start = max(len(bounds), len(domain.empty)), 0
+        empty = domain.empty
+        count, start = max(len(bounds), len(empty)), 0
         worst = np.full(count, np.inf)
         for clause in clauses:
             stop = start + len(clause.limits)
@@ -177,7 +178,7 @@ class Checker:
             refuted = np.where(clause.strict & (margin == 0.0), np.finfo(np.float64).tiny, margin)
             worst = np.minimum(worst, refuted.max(axis=1, initial=-np.inf))
             start = stop
-        return np.where(domain.empty, np.inf, worst)
+        return np.where(empty, np.inf, worst)
 
     def _enclosed(self, case: int, lower: np.ndarray, upper: np.ndarray) -> Domain:
         """Bounds over a box of a case, kept for the leaves to come."""
