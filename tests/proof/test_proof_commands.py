@@ -1,5 +1,6 @@
 """`verifier verify --proof` and `verifier check`."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,11 @@ def files(name):
 
 def test_a_proof_is_written_and_checked(verifier, tmp_path):
     path = tmp_path / "fc.proof"
-    code, out, err = verifier("verify", *files("fc_medium"), "--proof", path)
+    code, out, err = verifier("verify", *files("fc_medium"), "--proof", path, "--json", tmp_path / "fc.json")
     assert (code, out) == (0, "unsat\n") and "proof: 1 leaf, " in err
+    report = json.loads((tmp_path / "fc.json").read_text())
+    assert report["verdict"] == "unsat" and report["proof"]["leaves"] == 1
+    assert report["proof"]["bytes"] == path.stat().st_size
     code, out, err = verifier("check", path, *files("fc_medium"))
     assert code == 0 and out.startswith("checked\n1 leaf, smallest margin") and "floating-point" in out and not err
 

@@ -154,14 +154,14 @@ def print_answer(report: Report, line: VerdictLine, args: argparse.Namespace) ->
     """Print the verdict and its witness, write the files asked for, and say the exit code."""
     if report.reason is StopReason.INTERRUPTED:
         print_log(report, explain=args.explain)
-        _write_json(report, args.json)
+        write_json(report.to_json(), args.json)
         return 130
     if line.claim():
         # The files first: a reader that closes the pipe after the verdict must not cost them.
         if report.witness is not None and args.witness is not None:
             with open(args.witness, "w", encoding="utf-8") as file:
                 file.write(report.witness.text)
-        _write_json(report, args.json)
+        write_json(report.to_json(), args.json)
         print(report.verdict.value)
         if report.witness is not None:
             sys.stdout.write(report.witness.text)
@@ -170,10 +170,11 @@ def print_answer(report: Report, line: VerdictLine, args: argparse.Namespace) ->
     return 0
 
 
-def _write_json(report: Report, path: str | None) -> None:
+def write_json(report: dict[str, Any], path: str | None) -> None:
+    """Write a report as JSON, where a file was asked for."""
     if path is not None:
         with open(path, "w", encoding="utf-8") as file:
-            json.dump(report.to_json(), file, indent=1, allow_nan=False)
+            json.dump(report, file, indent=1, allow_nan=False)
             file.write("\n")
 
 

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from verifier.cli.answer import add_output_arguments, analysis_settings, check_writable, decide
+from verifier.cli.answer import add_output_arguments, analysis_settings, check_writable, decide, write_json
 from verifier.cli.parser import add_analysis_arguments, add_problem_arguments, split_problem
 from verifier.errors import SpecError, UnsupportedOperator
 from verifier.outcome import Verdict
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _prove(args: argparse.Namespace, report: Report, pressed: Callable[[], bool]) -> None:
-    """Write a proof where the verdict is `unsat`; what came of it on stderr."""
+    """Write a proof where the verdict is `unsat`; what came of it on stderr, and in the JSON report as `proof`."""
     from verifier import api
     from verifier.proof.format import save
     from verifier.proof.growth import NotProved
@@ -65,3 +65,5 @@ def _prove(args: argparse.Namespace, report: Report, pressed: Callable[[], bool]
     size, spent = os.path.getsize(args.proof), time.monotonic() - began
     count = f"{proof.leaf_count} {'leaf' if proof.leaf_count == 1 else 'leaves'}"
     print(f"verifier: proof: {count}, {size} bytes in '{args.proof}'; {spent:.2f} s", file=sys.stderr)
+    about = {"file": args.proof, "leaves": proof.leaf_count, "bytes": size, "seconds": spent}
+    write_json(report.to_json() | {"proof": about}, args.json)
