@@ -2,7 +2,7 @@
 
     python benchmarks/proofs.py FOLDER [FOLDER ...] [--timeout 60] [--rows FILE]
 
-A folder holds an instances.csv with columns onnx, vnnlib and expected; instances expected to be unsat are asked, a
+A folder holds an instances.csv, as for `verifier run`; instances expected to be unsat are asked, a
 limited time each, on one thread. A proof counts when `check` accepts the file. Seconds are wall time; `verify` is the
 same instance with the same limit and no proof. --rows keeps a line for each instance, and goes on where it ended.
 """
@@ -20,6 +20,7 @@ from statistics import median
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from verifier import api
+from verifier.batch.instances import Instance, read_instances
 from verifier.errors import VerifierError
 from verifier.outcome import Verdict
 from verifier.proof.format import save
@@ -28,10 +29,10 @@ from verifier.settings import Settings
 FIELDS = ("folder", "onnx", "vnnlib", "verify_s", "unsat", "proof_s", "leaves", "bytes", "check_s", "why")
 
 
-def measured(folder: Path, row: dict[str, str], timeout_s: float) -> dict[str, object]:
+def measured(instance: Instance, timeout_s: float) -> dict[str, object]:
     """One instance."""
-    net, spec = folder / row["onnx"], folder / row["vnnlib"]
-    found: dict[str, object] = {"folder": folder.name, "onnx": row["onnx"], "vnnlib": row["vnnlib"]}
+    net, spec = instance.network, instance.spec
+    found: dict[str, object] = {"folder": instance.folder.name, "onnx": instance.onnx, "vnnlib": instance.vnnlib}
     settings = Settings(timeout_s=timeout_s, threads=1)
     began = time.monotonic()
     found["unsat"] = api.verify(net, spec, settings).verdict is Verdict.UNSAT
@@ -77,9 +78,10 @@ def main() -> None:
         rows_file.write_text(",".join(FIELDS) + "\n", encoding="utf-8")
     done = {(r["folder"], r["onnx"], r["vnnlib"]) for r in csv.DictReader(rows_file.open(encoding="utf-8"))}
     for folder in args.folders:
-        for row in csv.DictReader((folder / "instances.csv").open(encoding="utf-8")):
-            if row["expected"] == "unsat" and (folder.name, row["onnx"], row["vnnlib"]) not in done:
-                found = measured(folder, row, args.timeout)
+        for instance in read_instances(folder / "instances.csv"):
+            key = (instance.folder.name, instance.onnx, instance.vnnlib)
+            if instance.expected == "unsat" and key not in done:
+                found = measured(instance, args.timeout)
                 with rows_file.open("a", encoding="utf-8", newline="") as file:
                     csv.DictWriter(file, FIELDS).writerow(found)
     print("| folder | expected unsat | told | proved and checked | s to find | leaves | bytes | s to check |")

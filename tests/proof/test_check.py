@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from tests.proof.nets import asking, leaf, mixed_net, proof_of
 from tests.tighten.nets import dense_net
 from verifier import api
-from verifier.errors import SpecError
 from verifier.graph.evaluate import evaluate
 from verifier.outcome import Soundness, Verdict
 from verifier.proof.bounder import Bounder
@@ -264,14 +263,43 @@ def test_strict_rows_may_be_met_at_the_limit():
             check(query_of(graph, Problem((Case(inputs, (met,)),), 2)), proof_of(leaf()))
 
 
-def test_only_boxes_are_covered():
-    case = asking(GRAPH, RADIUS, LIMIT).problem.cases[0]
-    round_set = replace(case.inputs, ball=Ball(np.full(16, 0.5), 0.3, 2.0))
-    query = query_of(GRAPH, Problem((Case(round_set, case.clauses),), 3))
-    with pytest.raises(SpecError, match="proofs cover boxes"):
-        check(query, proof_of(leaf()))
-    with pytest.raises(SpecError, match="proofs cover boxes"):
-        api.prove(GRAPH, query, Settings(timeout_s=10))
+BOX = asking(GRAPH, RADIUS, LIMIT).problem.cases[0]
+POINTS = 0.5 + RADIUS * np.random.default_rng(0).uniform(-1, 1, size=(20_000, 16))
+VALUES = evaluate(GRAPH, POINTS) @ np.array([1.0, -1.0, 0.0])
+
+
+def cut(kind):
+    """The box without the inputs where the row is least: by a half-space, or by a ball around the largest."""
+    away = POINTS[VALUES.argmin()] - 0.5
+    if kind == "half-space":
+        return replace(BOX.inputs, row_coeffs=away[None], row_limits=np.array([away.sum() * 0.5 - 0.6 * away @ away]))
+    return replace(BOX.inputs, ball=Ball(POINTS[VALUES.argmax()], 0.4, 2.0 if kind == "l2" else 1.0))
+
+
+def asked(*cases):
+    """Whether the row falls to a limit, over each (input set, limit)."""
+    (clause,) = BOX.clauses
+    made = tuple(Case(inputs, (replace(clause, limits=np.array([limit])),)) for inputs, limit in cases)
+    return query_of(GRAPH, Problem(made, 3))
+
+
+@pytest.mark.parametrize("kind", ["half-space", "l2", "l1"])
+def test_sets_that_are_more_than_a_box(kind):
+    """A proof over the cut set holds there; over the whole box, where an input reaches the limit, it does not."""
+    limit = float(VALUES.min())
+    query = asked((cut(kind), limit))
+    proof = api.prove(GRAPH, query, Settings(timeout_s=60, threads=1))
+    assert check(query, proof).margin > 0
+    with pytest.raises(Rejected, match="misses the proof"):
+        check(asked((BOX.inputs, limit)), proof)
+
+
+def test_cases_with_the_same_box_keep_their_own_sets():
+    """What is known of a case's box is not used for another case that shares it."""
+    limit = first_bound(GRAPH, RADIUS) + 0.05
+    assert check(asked((cut("half-space"), limit)), proof_of(leaf())).margin > 0
+    with pytest.raises(Rejected, match="case 1"):
+        check(asked((cut("half-space"), limit), (BOX.inputs, limit)), proof_of(leaf(), leaf(case=1)))
 
 
 def test_the_checker_stands_alone():

@@ -18,7 +18,9 @@ import numpy as np
 from scipy import sparse
 
 from verifier.proof.curves import CENTER, line_above, line_below, odd
+from verifier.proof.input_set import Least, least
 from verifier.proof.program import UNIT, Program, Step, gamma, image, product
+from verifier.spec.problem import InputSet
 
 #: Covers the underflow of a product, times what follows it.
 _TINY = 1e-290
@@ -61,6 +63,7 @@ class Domain:
         reach: linear step name -> |W| m + magnitude, [B, N].
         slopes: step that a kinked one reads -> lower slopes in [0, 1] of their range, [B, N]; default where absent.
         multipliers: step -> beta >= 0 of the splits that were made there, times their sign, [B, N].
+        inputs: half-spaces and a ball that cut every subdomain, if any.
     """
 
     lower: dict[str, np.ndarray]
@@ -69,6 +72,7 @@ class Domain:
     reach: dict[str, np.ndarray] = field(default_factory=dict)
     slopes: Mapping[str, np.ndarray] = field(default_factory=dict)
     multipliers: Mapping[str, np.ndarray] = field(default_factory=dict)
+    inputs: InputSet | None = None
 
     def size(self, name: str) -> np.ndarray:
         """m >= |value|, [B, N]."""
@@ -92,14 +96,17 @@ class Bounder:
     def __init__(self, program: Program):
         self.program = program
 
-    def enclose(self, lower: np.ndarray, upper: np.ndarray, rows: RowsOf | None = None) -> Domain:
+    def enclose(
+        self, lower: np.ndarray, upper: np.ndarray, rows: RowsOf | None = None, inputs: InputSet | None = None
+    ) -> Domain:
         """Bounds of every step over boxes lower, upper [B, N_in], with a backward pass for every unstable neuron.
 
         Args:
             rows: for one box (B = 1), asked at every step with neurons, given its name and the bounds so far, which of
                 them are bounded with slopes of their own.
+            inputs: what cuts the boxes, if anything does.
         """
-        domain, start = Domain({}, {}), 0
+        domain, start = Domain({}, {}, inputs=inputs), 0
         for name in self.program.inputs:
             stop = start + self.program.steps[name].size
             domain.lower[name], domain.upper[name] = lower[:, start:stop], upper[:, start:stop]
@@ -270,6 +277,7 @@ class Bounder:
         reached = [name for name in program.steps if name in begin]
         last = list(program.steps).index(reached[-1])
         total = size = loss = np.zeros((1, 1))
+        at_inputs: dict[str, np.ndarray] = {}
         for name in reversed(list(program.steps)[: last + 1]):
             coeffs = pending.pop(name, None)
             if coeffs is None:
@@ -281,10 +289,7 @@ class Bounder:
                 loss = loss + 2 * UNIT * _along(np.abs(coeffs) + 2 * np.abs(signed)[:, None, :], domain.size(name))
             size_here = np.abs(coeffs)
             if name in program.inputs:
-                low, high = domain.lower[name][:, None, :], domain.upper[name][:, None, :]
-                total = total + np.minimum(coeffs * low, coeffs * high).sum(axis=2)
-                scale = _along(size_here, domain.size(name))
-                size, loss = size + scale, loss + gamma(step.size + 4) * scale
+                at_inputs[name] = coeffs
                 continue
             positive = coeffs > 0
             if step.groups is not None:
@@ -317,9 +322,25 @@ class Bounder:
             for source, part in zip(step.sources, step.parts, strict=True):
                 flat = product(coeffs.reshape(-1, step.size), part)
                 loss = loss + self._pass_on(pending, domain, source, flat.reshape(*coeffs.shape[:2], -1))
+        found = self._at_inputs(domain, at_inputs)
+        total, size, loss = total + found.value, size + found.size, loss + found.loss
         loss = loss * (1 + 1e-6) + gamma(4 * len(program.steps) + 16) * (size + np.abs(total)) + _TINY
-        found = total - loss
-        return np.where(np.isnan(found), -np.inf, found)
+        bound = total - loss
+        return np.where(np.isnan(bound), -np.inf, bound)
+
+    def _at_inputs(self, domain: Domain, forms: Mapping[str, np.ndarray]) -> Least:
+        """The least value of forms of the inputs, given for some of them."""
+        names = self.program.inputs
+        b, k = (max((f.shape[axis] for f in forms.values()), default=1) for axis in (0, 1))
+        zeros = [np.zeros((1, 1, self.program.steps[name].size)) for name in names]
+        parts = [forms.get(name, zero) for name, zero in zip(names, zeros, strict=True)]
+        joined = np.concatenate([np.broadcast_to(p, (b, k, p.shape[2])) for p in parts], axis=2)
+        most = max(domain.lower[name].shape[0] for name in names)
+        lower, upper = (
+            np.concatenate([np.broadcast_to(side[n], (most, side[n].shape[1])) for n in names], axis=1)[:, None, :]
+            for side in (domain.lower, domain.upper)
+        )
+        return least(joined, lower, upper, domain.inputs)
 
     def _largest(self, step: Step, domain: Domain) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of each maximum the number that is never below the others, or where there is none a good lower bound.

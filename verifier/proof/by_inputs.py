@@ -34,7 +34,8 @@ def input_tree(checker: Checker, engine: BoxEngine, group: Group, run: Run) -> T
             lower, upper, nodes = lower[:BOXES], upper[:BOXES], nodes[:BOXES]
         bounds = engine.bound_boxes(lower, upper, group.rows.coeffs)
         margins = bounds.lower - group.limits
-        hopeful = np.flatnonzero(group.rows.proved(margins).all(axis=1))
+        # The engine does not know what cuts the boxes.
+        hopeful = np.flatnonzero(group.rows.proved(margins).all(axis=1) | (group.inputs is not None))
         is_open = np.ones(len(nodes), dtype=bool)
         is_open[hopeful] = ~_held(checker, case, lower[hopeful], upper[hopeful])
         run.visited += len(nodes)

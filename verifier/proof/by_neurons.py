@@ -55,7 +55,10 @@ class NeuronProver:
         self._checker, self._run, self._case = checker, run, int(group.case[0])
         lower, upper = group.lower[0], group.upper[0]
         self._box = lower, upper
-        self._domains = NativeDomains(engine, lower, upper, PaddedClauses.of(group, 0), run.deadline)
+        # What cuts the box is not known to the engine where it is None: then its bounds say little of the checker's.
+        inputs = group.inputs if group.inputs is not None and engine.splits_on(group.inputs) else None
+        self._blind = group.inputs is not inputs
+        self._domains = NativeDomains(engine, lower, upper, PaddedClauses.of(group, 0), run.deadline, inputs)
         stager = Stager(engine.graph, rounded=False)
         stager.run()
         first = checker.program.first_neuron
@@ -102,7 +105,7 @@ class NeuronProver:
             return NeuronRows(self._case, rows.neuron, rows.side, rows.free, rows.slopes)
 
         lower, upper = self._box
-        tell(self._checker.bounder.enclose(lower[None], upper[None], propose))
+        tell(self._checker.bounder.enclose(lower[None], upper[None], propose, self._checker.inputs_of(self._case)))
         free = np.unique(np.concatenate([rows.free for rows in found] or [np.zeros(0, np.int32)]))
         wide = [np.zeros((len(rows.slopes), len(free)), np.uint8) for rows in found]
         for row, rows in zip(wide, found, strict=True):
@@ -171,7 +174,7 @@ class NeuronProver:
         """Which subdomains are leaves [B]; they are given their slopes and multipliers."""
         batch, margins = some.bounds.batch, some.bounds.row_margins
         best, held = margins.argmax(axis=1), np.zeros(len(some.nodes), dtype=bool)
-        hopeful = np.flatnonzero(margins.max(axis=1) > 0)
+        hopeful = np.flatnonzero((margins.max(axis=1) > 0) | self._blind)
         if not len(hopeful):
             return held
         slopes = batch.slopes[hopeful, best[hopeful]][:, order]

@@ -11,7 +11,6 @@ from itertools import islice
 
 import numpy as np
 
-from verifier.errors import SpecError
 from verifier.outcome import Soundness
 from verifier.proof.bounder import Bounder, Domain, divided
 from verifier.proof.format import NeuronRows, Proof, Tree
@@ -39,7 +38,7 @@ def check(query: Query, proof: Proof, progress: Callable[[int, int], None] | Non
         progress: called with (leaves checked, leaves in all).
     Raises:
         Rejected: it does not prove the query; says why and where.
-        UnsupportedOperator, SpecError: no proof covers such a network or input set.
+        UnsupportedOperator: no proof covers such a network.
     """
     if proof.soundness is Soundness.HEURISTIC:
         raise Rejected("the proof claims to be an estimate")
@@ -77,7 +76,7 @@ class Checker:
     def __init__(self, query: Query, soundness: Soundness):
         self.program = Program(query.graph, rounded=soundness is Soundness.IEEE_FLOAT)
         self.bounder, self._cases = Bounder(self.program), query.problem.cases
-        self._known: tuple[np.ndarray, np.ndarray, Domain] | None = None  # the last box whose neurons were split
+        self._known: tuple[int, np.ndarray, np.ndarray, Domain] | None = None  # of a case, the last box that was split
         self._rows: dict[int, NeuronRows] = {}
         self._widest = max(s.size for s in self.program.steps.values())
 
@@ -87,7 +86,7 @@ class Checker:
         Raises:
             Rejected: a leaf does not hold, or the tree is malformed.
         """
-        inputs = self.box(tree.case)
+        inputs = self._cases[tree.case].inputs
         self._accept(tree)
         walk = leaves(tree, inputs.lower, inputs.upper, self.program.neuron_count)
         most, done = max(1, min(_MOST_LEAVES, _MOST_NUMBERS // self._widest)), 0
@@ -121,17 +120,6 @@ class Checker:
                 f"neurons {neurons.min()} to {neurons.max()} are named, there are {self.program.neuron_count}"
             )
 
-    def box(self, case: int) -> InputSet:
-        """The inputs of a case.
-
-        Raises:
-            SpecError: they are more than a box.
-        """
-        inputs = self._cases[case].inputs
-        if not inputs.is_box:
-            raise SpecError(f"case {case}: proofs cover boxes of inputs, not balls or linear rows on them")
-        return inputs
-
     def _accept(self, tree: Tree) -> None:
         """Raises Rejected where a tree names what does not exist, or its arrays do not fit."""
         count = len(self._cases[tree.case].clauses)
@@ -140,6 +128,10 @@ class Checker:
         if tree.slopes.shape[1] != tree.free.size or tree.free.size != np.unique(tree.free).size:
             raise Rejected("slopes and the neurons they belong to do not fit")
         self._exist(tree.free)
+
+    def inputs_of(self, case: int) -> InputSet:
+        """A case's inputs."""
+        return self._cases[case].inputs
 
     def clauses_of(self, case: int) -> np.ndarray:
         """The numbers of a case's clauses."""
@@ -155,7 +147,8 @@ class Checker:
         plain = [k for k, leaf in enumerate(some) if leaf.box > 0 and not leaf.splits and leaf.slopes < 0]
         if plain:
             lower, upper = (np.stack([getattr(some[k], end) for k in plain]) for end in ("lower", "upper"))
-            found[plain] = self._clauses(self.bounder.enclose(lower, upper), clauses)
+            inputs = self._cases[tree.case].inputs
+            found[plain] = self._clauses(self.bounder.enclose(lower, upper, inputs=inputs), clauses)
         others: dict[tuple[int, bool], list[int]] = {}
         for k in sorted(set(range(len(some))) - set(plain)):
             others.setdefault((some[k].box, some[k].slopes < 0), []).append(k)
@@ -183,11 +176,13 @@ class Checker:
     def _enclosed(self, case: int, lower: np.ndarray, upper: np.ndarray) -> Domain:
         """Bounds over a box of a case, kept for the leaves to come."""
         known, inputs = self._known, self._cases[case].inputs
-        if known is None or not (np.array_equal(known[0], lower) and np.array_equal(known[1], upper)):
+        same = known is not None and known[0] == case
+        if known is None or not (same and np.array_equal(known[1], lower) and np.array_equal(known[2], upper)):
             whole = np.array_equal(lower, inputs.lower) and np.array_equal(upper, inputs.upper)
             rows = self._rows.get(case) if whole else None
-            known = self._known = (lower, upper, self.bounder.enclose(lower[None], upper[None], lambda *_: rows))
-        return known[2]
+            enclosed = self.bounder.enclose(lower[None], upper[None], lambda *_: rows, inputs)
+            known = self._known = (case, lower, upper, enclosed)
+        return known[3]
 
     def _divided(self, tree: Tree, own: list[Leaf]) -> Domain:
         """The subdomains of leaves that share a box."""

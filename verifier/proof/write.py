@@ -26,15 +26,13 @@ def parts(query: Query, settings: Settings, run: Run) -> Iterator[Tree | NeuronR
 
     Raises:
         NotProved: no proof was found.
-        UnsupportedOperator, SpecError: proofs do not cover the network or an input set.
+        UnsupportedOperator: proofs do not cover the network.
     """
     groups = group_cases(query.problem)
     if not groups:
         return
     soundness = Soundness.REAL_ARITHMETIC if query.problem.exact_real else settings.soundness_level
     checker = Checker(query, soundness)
-    for case in np.concatenate([group.case for group in groups]).tolist():
-        checker.box(case)
     engine = make_engine(query, groups, settings, soundness, run)
     for group in groups:
         few = int((group.upper > group.lower).any(axis=0).sum()) <= FEW_INPUTS
