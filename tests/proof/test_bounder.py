@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.proof.nets import mixed_net
 from tests.tighten.nets import dense_net, layers_of
 from verifier.graph.evaluate import evaluate_all
+from verifier.graph.ir import GraphBuilder
 from verifier.proof.bounder import Bounder, divided
 from verifier.proof.program import Program
 
@@ -169,8 +170,6 @@ def test_summation_orders_of_float32_stay_inside():
 
 
 def dense_like(layers):
-    from verifier.graph.ir import GraphBuilder
-
     builder = GraphBuilder()
     last = builder.add("Input", (), (1, layers[0][0].shape[0]), "x")
     for k, (weight, bias) in enumerate(layers):
@@ -178,6 +177,17 @@ def dense_like(layers):
         if k + 1 < len(layers):
             last = builder.add("Relu", (last,), (1, weight.shape[1]), f"h{k}")
     return builder.finish(("x",), (last,))
+
+
+def test_an_output_that_is_listed_twice():
+    """Its coefficients are added up, which rounds: 2^53 and 1 on a value of 1 are more than 2^53."""
+    builder = GraphBuilder()
+    builder.add("Input", (), (1, 1), "x")
+    graph = builder.finish(("x",), ("x", "x"), dtype="float64")
+    bounder = Bounder(Program(graph, rounded=False))
+    domain = bounder.enclose(np.ones((1, 1)), np.ones((1, 1)))
+    bound = bounder.forms(domain, np.array([[-(2.0**53), -1.0]]))[0, 0]
+    assert Fraction(bound) <= -(2**53) - 1 and bound > -(2.0**53) - 100
 
 
 def test_overflow_proves_nothing():

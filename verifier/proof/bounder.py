@@ -134,14 +134,19 @@ class Bounder:
     def forms(self, domain: Domain, coeffs: np.ndarray) -> np.ndarray:
         """Lower bounds [B, K] of coeffs [K, N_out] @ outputs; -inf or NaN where nothing is known."""
         begin: dict[str, np.ndarray] = {}
-        start = 0
-        for name in self.program.outputs:
-            stop = start + self.program.steps[name].size
-            part = coeffs[None, :, start:stop]
-            begin[name] = begin[name] + part if name in begin else part
-            start = stop
+        start, added = 0, np.zeros((1, 1))
         with np.errstate(over="ignore", invalid="ignore"):
-            return self._backward(domain, begin)
+            for name in self.program.outputs:
+                stop = start + self.program.steps[name].size
+                part = coeffs[None, :, start:stop]
+                if name in begin:  # an output that is listed twice
+                    added = added + _along(np.abs(begin[name]) + np.abs(part), domain.size(name))
+                begin[name] = begin[name] + part if name in begin else part
+                start = stop
+            found = self._backward(domain, begin)
+            if not added.any():
+                return found
+            return found - 8 * UNIT * (len(self.program.outputs) * added + np.abs(found))
 
     def _linear(self, step: Step, domain: Domain) -> None:
         """The step's interval, reach and error."""
