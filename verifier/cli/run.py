@@ -3,7 +3,9 @@
 Paths are relative to the CSV file; a header line may be present. A row
 onnx,vnnlib,timeout_s,verdict,seconds,expected,reason goes to --out (or stdout) the moment an instance
 ends, so nothing is lost by an interruption; --resume goes on where a file of rows ends. Each process
-serves many instances. A process that crashes or overruns its limit by 10 s costs one row.
+serves many instances. A process that crashes or overruns its limit by 10 s costs one row. --proofs then looks
+for a proof of every unsat verdict, each in its instance's time limit, one after the other: DIR/proofs.csv says
+what was found, `verifier check` verifies; the same command goes on where it ended.
 
   verifier run specs/instances.csv --timeout-cap 60 --out results.csv --workers 2
 
@@ -18,11 +20,17 @@ import json
 import os
 import sys
 from contextlib import ExitStack, closing
-from typing import TextIO
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
-from verifier.cli.answer import check_writable, shared_settings
+from verifier.cli.answer import check_writable, interruptible, shared_settings
 from verifier.cli.parser import add_settings_arguments, count, seconds
 from verifier.errors import SpecError
+
+if TYPE_CHECKING:
+    from verifier.batch.instances import Instance
+    from verifier.batch.results import Row
+    from verifier.settings import Settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=count, metavar="N", help="CPU threads a process (default: cores / workers)")
     parser.add_argument("--resume", action="store_true", help="keep the rows already in --out and do the rest")
     parser.add_argument("--sample", type=count, default=1, metavar="K", help="only every K-th instance")
+    parser.add_argument(
+        "--proofs", metavar="DIR", help="then look for proofs of unsat verdicts, a file each in DIR"
+    )
     add_settings_arguments(parser)
 
 
@@ -78,7 +89,31 @@ def run(args: argparse.Namespace) -> int:
     if interrupted:
         print(f"verifier: interrupted; {len(rows)} rows are kept", file=sys.stderr)
         return 130
+    if args.proofs is not None and not _prove(args, instances, rows, settings.threads):
+        return 130
     return 1 if any(row.wrong for row in rows) else 0
+
+
+def _prove(args: argparse.Namespace, instances: list[Instance], rows: list[Row], threads: int) -> bool:
+    """Proofs of the unsat verdicts, each in its instance's time limit; False when interrupted."""
+    from verifier.batch.proofs import found_in, prove_all
+    from verifier.settings import Settings
+
+    told = {(row.onnx, row.vnnlib) for row in rows if row.verdict == "unsat"}
+    unsat = [i for i in instances if (i.onnx, i.vnnlib) in told]
+    cap = args.timeout_cap
+
+    def settings(instance: Instance) -> Settings:
+        limits = [t for t in (instance.timeout_s, cap) if t is not None]
+        return Settings(timeout_s=min(limits, default=None), threads=threads, **shared_settings(args))
+
+    folder = Path(args.proofs)
+    with interruptible() as pressed:
+        for attempt in prove_all(unsat, folder, settings, pressed):
+            what = attempt.proof or f"none: {attempt.reason}"
+            print(f"verifier: proof of {attempt.instance.onnx} {attempt.instance.vnnlib}: {what}", file=sys.stderr)
+        print(f"proofs: {found_in(folder)} of {len(unsat)} unsat verdicts, in {folder}", file=sys.stderr)
+        return not pressed()
 
 
 def _kept_rows(path: str) -> list:
