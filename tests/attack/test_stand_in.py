@@ -80,7 +80,7 @@ class Residual(nn.Module):
         return self.sign * self.last(flat)
 
 
-def test_a_residual_module_is_read_and_assert_attacked_alike() -> None:
+def test_a_residual_module_is_read_and_attacked_alike() -> None:
     net = Residual().double().eval()
     x = IMAGES.double()
     found = stand_in(Model.from_torch(net), x)
