@@ -94,8 +94,8 @@ def prove(
     settings = settings or Settings()
     run = Run.within(settings.timeout_s, cancel, progress)
     query, _ = load(networks, spec)
-    found = list(parts(query, settings, run))
     soundness = Soundness.REAL_ARITHMETIC if query.problem.exact_real else settings.soundness_level
+    found = list(parts(query, settings, soundness, run))
     return Proof(
         *_digests(networks, spec),
         soundness,

@@ -41,12 +41,6 @@ uint64_t mixed(uint64_t hash, uint64_t next) {
     return hash ^ hash >> 29;
 }
 
-uint64_t hash_of(const std::vector<int32_t>& index) {
-    uint64_t hash = index.size();
-    for (int32_t i : index) hash = mixed(hash, static_cast<uint64_t>(i));
-    return hash;
-}
-
 template <typename T>
 uint64_t hash_of(const T* values, int64_t count) {
     uint64_t hash = static_cast<uint64_t>(count);
@@ -68,7 +62,7 @@ BundledMap<T>::BundledMap(const Term<T>& term, bool backward, const std::vector<
     std::unordered_map<uint64_t, int64_t> latest;  // the last bundle with a list of inputs
     for (size_t k = 0; k < outputs.size(); ++k) {
         read_output(term, backward, outputs[k], inputs, position, reads, weights);
-        const auto found = latest.try_emplace(hash_of(reads), -1).first;
+        const auto found = latest.try_emplace(hash_of(reads.data(), static_cast<int64_t>(reads.size())), -1).first;
         const int32_t* mine = place_of(static_cast<int32_t>(k), reads, found->second);
         at[k] = static_cast<int32_t>(mine - output_.data());
         found->second = at[k] / kBundle;

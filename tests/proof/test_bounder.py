@@ -62,8 +62,8 @@ def test_forms_hold_on_every_subdomain_for_any_parameters(seed, middle, data):
     bounder = Bounder(program)
     root = bounder.enclose(lower[None], upper[None])
     b, rows = 6, rng.normal(size=(2, 3))
-    slopes = {n: rng.random((b, program.steps[n].size)) for n in program.split_nodes}
-    signs = {n: rng.choice([0, 0, 1, -1], size=(b, program.steps[n].size)) for n in program.split_nodes}
+    slopes = {n: rng.random((b, program.steps[n].size)) for n in program.neurons}
+    signs = {n: rng.choice([0, 0, 1, -1], size=(b, program.steps[n].size)) for n in program.neurons}
     scale = data.draw(st.sampled_from([0.0, 0.1, 3.0, 1e6]))
     betas = {n: scale * rng.random(s.shape) * s for n, s in signs.items()}
     domain = divided(root, signs, slopes, betas)
@@ -85,7 +85,7 @@ def test_multipliers_of_true_splits_help():
     program = Program(graph, rounded=False)
     bounder = Bounder(program)
     root = bounder.enclose(np.full((1, 2), -1.0), np.full((1, 2), 1.0))
-    (name,) = program.split_nodes
+    (name,) = program.neurons
     sign = {name: np.array([[-1], [-1]])}
     weight, bias = (part.item() for part in layers_of(graph)[1])
     rows = np.array([[np.sign(weight)]])

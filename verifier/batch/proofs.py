@@ -36,12 +36,11 @@ def prove_all(
     """Look for a proof of every instance that the folder's index does not name yet, in its own time limit.
 
     Args:
-        settings: of an instance; cancel: asked often, True ends the work after what is written.
+        folder: exists. settings: of an instance; cancel: asked often, True ends the work after what is written.
     """
     from verifier.api import prove
     from verifier.proof.format import save
 
-    folder.mkdir(parents=True, exist_ok=True)
     index = folder / INDEX
     done = _indexed(index)
     for instance in instances:

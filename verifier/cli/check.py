@@ -13,14 +13,12 @@ from __future__ import annotations
 import argparse
 import time
 
-from verifier.cli.parser import split_problem
-from verifier.errors import SpecError
+from verifier.cli.parser import add_problem_and, split_problem_and
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Two or more networks come by --network, as for `verifier verify`."""
-    parser.add_argument("files", nargs="+", metavar="FILE", help="PROOF NET SPEC, or PROOF SPEC with --network")
-    parser.add_argument("--network", action="append", default=[], metavar="NAME=FILE")
+    add_problem_and(parser, "PROOF", first=True)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -29,10 +27,7 @@ def run(args: argparse.Namespace) -> int:
     from verifier.proof.format import read
     from verifier.proof.tree import Rejected
 
-    if len(args.files) != (2 if args.network else 3):
-        raise SpecError("check: expected PROOF NET SPEC, or PROOF SPEC --network NAME=FILE")
-    proof, *args.files = args.files
-    networks, spec = split_problem(args)
+    networks, spec, proof = split_problem_and(args, "check", "PROOF", first=True)
     began = time.monotonic()
     try:
         held = read(proof)

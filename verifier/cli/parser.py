@@ -53,6 +53,28 @@ def add_problem_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_problem_and(parser: argparse.ArgumentParser, word: str, *, first: bool) -> None:
+    """The files of one problem with another file `word` before or after them; see `split_problem_and`."""
+    one, several = (f"{word} {p}" if first else f"{p} {word}" for p in ("NET SPEC", "SPEC"))
+    parser.add_argument("files", nargs="+", metavar="FILE", help=f"{one}, or {several} with --network")
+    parser.add_argument("--network", action="append", default=[], metavar="NAME=FILE")
+
+
+def split_problem_and(
+    args: argparse.Namespace, command: str, word: str, *, first: bool
+) -> tuple[str | dict[str, str], str, str]:
+    """The network, the specification's path and the other file's.
+
+    Raises:
+        SpecError: the wrong number of files; as `split_problem`.
+    """
+    if len(args.files) != (2 if args.network else 3):
+        one, several = (f"{word} {p}" if first else f"{p} {word}" for p in ("NET SPEC", "SPEC"))
+        raise SpecError(f"{command}: expected {one}, or {several} --network NAME=FILE")
+    other = args.files.pop(0 if first else -1)
+    return *split_problem(args), other
+
+
 def add_analysis_arguments(parser: argparse.ArgumentParser, *, proves: bool = True) -> None:
     """The options every analysis takes; `proves`: those of a proof, too."""
     parser.add_argument("--timeout", type=seconds, metavar="S", help="seconds, start-up included; none by default")

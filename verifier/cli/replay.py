@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import argparse
 
-from verifier.cli.parser import split_problem
-from verifier.errors import SpecError
+from verifier.cli.parser import add_problem_and, split_problem_and
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Two or more networks come by --network, as for `verifier verify`."""
-    parser.add_argument("files", nargs="+", metavar="FILE", help="NET SPEC WITNESS, or SPEC WITNESS with --network")
-    parser.add_argument("--network", action="append", default=[], metavar="NAME=FILE")
+    add_problem_and(parser, "WITNESS", first=False)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -31,10 +29,7 @@ def run(args: argparse.Namespace) -> int:
     from verifier.spec.replay import Replay
     from verifier.spec.witness import read_witness
 
-    if len(args.files) != (2 if args.network else 3):
-        raise SpecError("replay: expected NET SPEC WITNESS, or SPEC WITNESS --network NAME=FILE")
-    *args.files, witness = args.files
-    networks, spec = split_problem(args)
+    networks, spec, witness = split_problem_and(args, "replay", "WITNESS", first=False)
     query, models = load(networks, spec)
     x, claimed = read_witness(read_text(witness), query)
     result = Replay(models, query).check(query, x)

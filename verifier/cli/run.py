@@ -29,6 +29,7 @@ from verifier.errors import SpecError
 
 if TYPE_CHECKING:
     from verifier.batch.instances import Instance
+    from verifier.batch.pool import SweepSettings
     from verifier.batch.results import Row
     from verifier.settings import Settings
 
@@ -43,9 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=count, metavar="N", help="CPU threads a process (default: cores / workers)")
     parser.add_argument("--resume", action="store_true", help="keep the rows already in --out and do the rest")
     parser.add_argument("--sample", type=count, default=1, metavar="K", help="only every K-th instance")
-    parser.add_argument(
-        "--proofs", metavar="DIR", help="then look for proofs of unsat verdicts, a file each in DIR"
-    )
+    parser.add_argument("--proofs", metavar="DIR", help="then look for proofs of unsat verdicts, a file each in DIR")
     add_settings_arguments(parser)
 
 
@@ -59,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
     instances = read_instances(args.instances)[:: args.sample]
     for path in (args.out, args.details):
         check_writable(path)
+    if args.proofs is not None:
+        Path(args.proofs).mkdir(parents=True, exist_ok=True)  # what cannot be made is said before the work
     if args.resume and args.out is None:
         raise SpecError("--resume: name the file of rows to go on with (--out FILE)")
     rows = _kept_rows(args.out) if args.resume else []
@@ -89,23 +90,21 @@ def run(args: argparse.Namespace) -> int:
     if interrupted:
         print(f"verifier: interrupted; {len(rows)} rows are kept", file=sys.stderr)
         return 130
-    if args.proofs is not None and not _prove(args, instances, rows, settings.threads):
+    if args.proofs is not None and not _prove(args, instances, rows, settings):
         return 130
     return 1 if any(row.wrong for row in rows) else 0
 
 
-def _prove(args: argparse.Namespace, instances: list[Instance], rows: list[Row], threads: int) -> bool:
+def _prove(args: argparse.Namespace, instances: list[Instance], rows: list[Row], sweep: SweepSettings) -> bool:
     """Proofs of the unsat verdicts, each in its instance's time limit; False when interrupted."""
     from verifier.batch.proofs import found_in, prove_all
     from verifier.settings import Settings
 
     told = {(row.onnx, row.vnnlib) for row in rows if row.verdict == "unsat"}
     unsat = [i for i in instances if (i.onnx, i.vnnlib) in told]
-    cap = args.timeout_cap
 
     def settings(instance: Instance) -> Settings:
-        limits = [t for t in (instance.timeout_s, cap) if t is not None]
-        return Settings(timeout_s=min(limits, default=None), threads=threads, **shared_settings(args))
+        return Settings(timeout_s=sweep.limit_s(instance), threads=sweep.threads, **shared_settings(args))
 
     folder = Path(args.proofs)
     with interruptible() as pressed:

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import numpy as np
 from scipy import sparse
 
 from verifier.proof.curves import CENTER, line_above, line_below, odd
+from verifier.proof.format import NeuronRows
 from verifier.proof.input_set import Least, least
 from verifier.proof.program import UNIT, Program, Step, gamma, image, product
 from verifier.spec.problem import InputSet
@@ -40,27 +40,14 @@ class Lines:
     offset_upper: np.ndarray
 
 
-class Rows(Protocol):
-    """Neurons that are bounded with slopes of their own; see `format.NeuronRows`."""
-
-    @property
-    def neuron(self) -> np.ndarray: ...
-    @property
-    def side(self) -> np.ndarray: ...
-    @property
-    def free(self) -> np.ndarray: ...
-    @property
-    def slopes(self) -> np.ndarray: ...
-
-
 @dataclass(frozen=True)
 class Domain:
     """B subdomains of one kind.
 
     Attributes:
         lower, upper: step name -> float64 [B, N] (or [1, N] where all have the same).
-        error: step name -> at least |deployed - exact| of the step on deployed inputs, [B, N].
-        reach: linear step name -> |W| m + magnitude, [B, N].
+        error, reach: linear step name -> at least |deployed - exact| of it on deployed inputs, and |W| m + magnitude,
+            [B, N].
         slopes: step that a kinked one reads -> lower slopes in [0, 1] of their range, [B, N]; default where absent.
         multipliers: step -> beta >= 0 of the splits that were made there, times their sign, [B, N].
         inputs: half-spaces and a ball that cut every subdomain, if any.
@@ -73,6 +60,8 @@ class Domain:
     slopes: Mapping[str, np.ndarray] = field(default_factory=dict)
     multipliers: Mapping[str, np.ndarray] = field(default_factory=dict)
     inputs: InputSet | None = None
+    # Lines of steps, once their sources' bounds are final; every domain has its own.
+    made: dict[str, Lines] = field(init=False, default_factory=dict, repr=False)
 
     def size(self, name: str) -> np.ndarray:
         """m >= |value|, [B, N]."""
@@ -87,7 +76,7 @@ class Domain:
         return found
 
 
-RowsOf = Callable[[str, Domain], Rows | None]
+RowsOf = Callable[[str, Domain], NeuronRows | None]
 
 
 class Bounder:
@@ -124,7 +113,7 @@ class Bounder:
                         side[name] = side[step.sources[0]][:, step.groups].max(axis=2)
                 else:
                     self._linear(step, domain)
-                if name in self.program.first_neuron:
+                if name in self.program.neurons:
                     self._refine(step, domain)
                     given = None if rows is None else rows(name, domain)
                     if given is not None:
@@ -161,8 +150,7 @@ class Bounder:
         reach = reach * (1 + gamma(step.row_terms + 4)) + _TINY
         error = step.share * (1 + 1e-9) * reach
         if step.least:
-            largest = max((float(np.max(_entries(s), initial=0.0)) for s in step.sizes), default=0.0)
-            error = error + step.least * (1 + largest + least)
+            error = error + step.least * (1 + step.largest + least)
         wide = radius + error + gamma(2 * step.row_terms + 16) * reach
         domain.lower[step.name], domain.upper[step.name] = center - wide, center + wide
         domain.reach[step.name], domain.error[step.name] = reach, error
@@ -174,7 +162,6 @@ class Bounder:
         for target, end, sign in ((domain.lower, low, -1.0), (domain.upper, high, 1.0)):
             bent = np.maximum(end, step.alpha * end)
             target[step.name] = np.where(end < 0, bent + sign * (error + 2 * UNIT * np.abs(bent)), bent) + 0.0
-        domain.error[step.name] = error
 
     def _curved(self, step: Step, domain: Domain) -> None:
         source, curve = step.sources[0], str(step.curve)
@@ -196,11 +183,9 @@ class Bounder:
         if not step.sources or all(not self.program.steps[s].sources for s in step.sources):
             return  # an interval of the inputs' own is exact
         low, high = domain.lower[step.name], domain.upper[step.name]
-        curved = any(s.curve is not None and step.name in s.sources for s in self.program.steps.values())
-        relaxed = low < high if curved else (low < 0) & (high > 0)
+        relaxed = low < high if step.name in self.program.curved else (low < 0) & (high > 0)
         unstable = np.flatnonzero(relaxed.any(axis=0))
-        widest = max(s.size for s in self.program.steps.values())
-        each = max(1, _MOST_NUMBERS // (2 * widest * low.shape[0]))
+        each = max(1, _MOST_NUMBERS // (2 * self.program.widest * low.shape[0]))
         low, high = low.copy(), high.copy()
         for first in range(0, len(unstable), each):
             chosen = unstable[first : first + each]
@@ -214,12 +199,12 @@ class Bounder:
             high[:, chosen] = np.where(mine & (above < high[:, chosen]), above, high[:, chosen])
         domain.lower[step.name], domain.upper[step.name] = low, high
 
-    def _refine_by(self, rows: Rows, step: Step, domain: Domain) -> None:
+    def _refine_by(self, rows: NeuronRows, step: Step, domain: Domain) -> None:
         """Intersect the bounds of one box's neurons of a step with those that given slopes prove."""
-        first = self.program.first_neuron[step.name]
+        first = self.program.neurons[step.name].start
         wanted = np.flatnonzero((rows.neuron >= first) & (rows.neuron < first + step.size))
         low, high = domain.lower[step.name].copy(), domain.upper[step.name].copy()
-        each = max(1, _MOST_NUMBERS // (4 * max(s.size for s in self.program.steps.values())))
+        each = max(1, _MOST_NUMBERS // (4 * self.program.widest))
         for begin in range(0, len(wanted), each):
             part = wanted[begin : begin + each]
             place, side = rows.neuron[part] - first, np.where(rows.side[part] > 0, 1.0, -1.0)
@@ -243,18 +228,23 @@ class Bounder:
             before: only those of earlier steps, as the others' bounds are not known yet.
         """
         found: dict[str, np.ndarray] = {}
-        for name, first in self.program.first_neuron.items():
+        for name, own in self.program.neurons.items():
             if name == before:
                 break
-            here = np.flatnonzero((free >= first) & (free < first + self.program.steps[name].size))
+            here = np.flatnonzero((free >= own.start) & (free < own.stop))
             if len(here) and len(given):
                 share = (domain.upper[name] > -domain.lower[name]).astype(np.float64).repeat(len(given), axis=0)
-                share[:, free[here] - first] = given[:, here] / 255.0
+                share[:, free[here] - own.start] = given[:, here] / 255.0
                 found[name] = share
         return found
 
     def lines(self, step: Step, domain: Domain) -> Lines:
-        """A kinked or an S-shaped step's lines on a domain."""
+        """A kinked or an S-shaped step's lines on a domain, whose bounds of what it reads are final."""
+        if step.name not in domain.made:
+            domain.made[step.name] = self._lines(step, domain)
+        return domain.made[step.name]
+
+    def _lines(self, step: Step, domain: Domain) -> Lines:
         if step.curve is not None:
             ends = domain.lower[step.sources[0]], domain.upper[step.sources[0]]
             (below, start), (above, end) = line_below(step.curve, *ends), line_above(step.curve, *ends)
@@ -279,11 +269,9 @@ class Bounder:
     def _backward(self, domain: Domain, begin: Mapping[str, np.ndarray]) -> np.ndarray:
         """Lower bounds [B, K] of the sums of forms [B or 1, K, N] of the steps they are given for."""
         program, pending = self.program, dict(begin)
-        reached = [name for name in program.steps if name in begin]
-        last = list(program.steps).index(reached[-1])
         total = size = loss = np.zeros((1, 1))
         at_inputs: dict[str, np.ndarray] = {}
-        for name in reversed(list(program.steps)[: last + 1]):
+        for name in reversed(program.steps):
             coeffs = pending.pop(name, None)
             if coeffs is None:
                 continue
@@ -305,9 +293,9 @@ class Bounder:
                 total, scale = total + rest.sum(axis=2), np.abs(rest).sum(axis=2)
                 size, loss = size + scale, loss + gamma(step.size + 8) * scale
                 # Parts that meet in one place may cancel.
-                most_met, reach = int(np.bincount(step.groups.reshape(-1)).max()), domain.size(source)
+                reach = domain.size(source)
                 met = np.take_along_axis(np.broadcast_to(reach, (len(chosen), reach.shape[1])), chosen, axis=1)
-                loss = loss + gamma(most_met + 8) * _along(np.abs(moved), met)
+                loss = loss + gamma(step.most_met + 8) * _along(np.abs(moved), met)
                 loss = loss + self._pass_on(
                     pending, domain, source, _placed(moved, chosen, domain.lower[source].shape[1])
                 )
@@ -367,10 +355,6 @@ class Bounder:
         pending[source] = pending[source] + part if source in pending else part
         roundings = (_SPARE + self.program.readers[source]) * UNIT
         return roundings * _along(np.abs(part), domain.size(source)) + _TINY * domain.size(source).sum(axis=1)[:, None]
-
-
-def _entries(matrix) -> np.ndarray:
-    return matrix if isinstance(matrix, np.ndarray) else matrix.data
 
 
 def _placed(forms: np.ndarray, places: np.ndarray, size: int) -> np.ndarray:

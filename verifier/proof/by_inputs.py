@@ -7,7 +7,7 @@ import numpy as np
 from verifier.bounds.engine import BoxEngine
 from verifier.proof.check import Checker
 from verifier.proof.format import Tree
-from verifier.proof.growth import LEAST_MARGIN, Growing, NotProved, grown
+from verifier.proof.growth import LEAST_MARGIN, Growing, NotProved, grown, one_leaf
 from verifier.proof.tree import Leaf
 from verifier.run import Run
 from verifier.search.input_split import bisect
@@ -37,7 +37,7 @@ def input_tree(checker: Checker, engine: BoxEngine, group: Group, run: Run) -> T
         # The engine does not know what cuts the boxes.
         hopeful = np.flatnonzero(group.rows.proved(margins).all(axis=1) | (group.inputs is not None))
         is_open = np.ones(len(nodes), dtype=bool)
-        is_open[hopeful] = ~_held(checker, case, lower[hopeful], upper[hopeful])
+        is_open[hopeful] = ~held(checker, case, lower[hopeful], upper[hopeful])
         run.visited += len(nodes)
         left = np.flatnonzero(is_open)
         if not len(left):
@@ -56,10 +56,10 @@ def input_tree(checker: Checker, engine: BoxEngine, group: Group, run: Run) -> T
     return grown(root, case, checker.clauses_of(case), np.zeros(0))
 
 
-def _held(checker: Checker, case: int, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
-    """Which boxes [B, N_in] are leaves."""
+def held(checker: Checker, case: int, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
+    """Which boxes [B, N_in] of a case are leaves with nothing given, bool [B]."""
     if not len(lower):
         return np.zeros(0, dtype=bool)
     none = np.zeros(0, np.float32)
     boxes = [Leaf(low, high, k, (), none, -1) for k, (low, high) in enumerate(zip(lower, upper, strict=True), 1)]
-    return checker.margins(grown(Growing(), case, checker.clauses_of(case), np.zeros(0)), boxes) > LEAST_MARGIN
+    return checker.margins(one_leaf(case, checker.clauses_of(case)), boxes) > LEAST_MARGIN

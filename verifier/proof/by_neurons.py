@@ -33,17 +33,6 @@ class _Open:
     paths: list[tuple[tuple[int, int], ...]]
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Slopes that bound neurons of one step; see `NeuronRows`."""
-
-    name: str
-    neuron: np.ndarray
-    side: np.ndarray
-    free: np.ndarray
-    slopes: np.ndarray
-
-
 class NeuronProver:
     """Proves one box of a group.
 
@@ -61,11 +50,10 @@ class NeuronProver:
         self._domains = NativeDomains(engine, lower, upper, PaddedClauses.of(group, 0), run.deadline, inputs)
         stager = Stager(engine.graph, rounded=False)
         stager.run()
-        first = checker.program.first_neuron
         bent = [node for node in engine.graph.nodes.values() if node.op in ACTIVATIONS]
         #: Step -> stage of the engine, and that -> the proof's number of its first neuron.
         self._stage = {node.inputs[0]: stager.stage_of[node.name] for node in bent}
-        self._first = {stage: first[name] for name, stage in self._stage.items()}
+        self._first = {stage: checker.program.neurons[name].start for name, stage in self._stage.items()}
 
     def parts(self) -> Iterator[Tree | NeuronRows]:
         """Bounds of neurons where they are needed, then a tree for each clause."""
@@ -83,15 +71,16 @@ class NeuronProver:
 
     def _tighten(self) -> NeuronRows:
         """Slopes that bound every unstable neuron, stage by stage, each over what the checker makes of those before."""
-        found: list[_Rows] = []
+        found: dict[str, NeuronRows] = {}
         told = 0
 
         def tell(domain: Domain) -> None:
             """Give the engine the checker's bounds of the last stage, so that both see the same."""
             nonlocal told
             if found and told < len(found):
-                stage, told = self._stage[found[-1].name], len(found)
-                low, high = (ends[found[-1].name][0] for ends in (domain.lower, domain.upper))
+                name, told = list(found)[-1], len(found)
+                stage = self._stage[name]
+                low, high = (ends[name][0] for ends in (domain.lower, domain.upper))
                 index = np.arange(len(low))
                 self._domains.tighten(stage, index, low, high)
                 self._domains.optimise_root(self._run.remaining(), 0, stage + 1)
@@ -99,22 +88,22 @@ class NeuronProver:
         def propose(name: str, domain: Domain) -> NeuronRows | None:
             tell(domain)
             rows = self._rows(name, (domain.lower[name][0] < 0) & (domain.upper[name][0] > 0))
-            if rows is None:
-                return None
-            found.append(rows)
-            return NeuronRows(self._case, rows.neuron, rows.side, rows.free, rows.slopes)
+            if rows is not None:
+                found[name] = rows
+            return rows
 
         lower, upper = self._box
         tell(self._checker.bounder.enclose(lower[None], upper[None], propose, self._checker.inputs_of(self._case)))
-        free = np.unique(np.concatenate([rows.free for rows in found] or [np.zeros(0, np.int32)]))
-        wide = [np.zeros((len(rows.slopes), len(free)), np.uint8) for rows in found]
-        for row, rows in zip(wide, found, strict=True):
+        every = list(found.values())
+        free = np.unique(np.concatenate([rows.free for rows in every] or [np.zeros(0, np.int32)]))
+        wide = [np.zeros((len(rows.slopes), len(free)), np.uint8) for rows in every]
+        for row, rows in zip(wide, every, strict=True):
             row[:, np.searchsorted(free, rows.free)] = rows.slopes
-        neuron = np.concatenate([rows.neuron for rows in found] or [free])
-        side = np.concatenate([rows.side for rows in found] or [free.astype(np.int8)])
+        neuron = np.concatenate([rows.neuron for rows in every] or [free])
+        side = np.concatenate([rows.side for rows in every] or [free.astype(np.int8)])
         return NeuronRows(self._case, neuron, side, free, np.concatenate(wide or [np.zeros((0, len(free)), np.uint8)]))
 
-    def _rows(self, name: str, unstable: np.ndarray) -> _Rows | None:
+    def _rows(self, name: str, unstable: np.ndarray) -> NeuronRows | None:
         """The engine's slopes for neurons of a step that are unstable to the checker, if something bends before."""
         domains, stage = self._domains, self._stage[name]
         index = np.flatnonzero(unstable)
@@ -126,7 +115,7 @@ class NeuronProver:
             slopes.append(inner.bound(inner.initial(part), NEURON_STEPS, self._run.stopped).batch.slopes[:, 0])
         neuron = np.tile(self._first[stage] + index, 2).astype(np.int32)
         side = np.repeat(np.array([1, -1], np.int8), len(index))
-        return _Rows(name, neuron, side, self._numbers().astype(np.int32), np.concatenate(slopes))
+        return NeuronRows(self._case, neuron, side, self._numbers().astype(np.int32), np.concatenate(slopes))
 
     def _tree(self, number: int) -> Tree:
         """The tree of one clause."""

@@ -78,7 +78,6 @@ class Checker:
         self.bounder, self._cases = Bounder(self.program), query.problem.cases
         self._known: tuple[int, np.ndarray, np.ndarray, Domain] | None = None  # of a case, the last box that was split
         self._rows: dict[int, NeuronRows] = {}
-        self._widest = max(s.size for s in self.program.steps.values())
 
     def check(self, tree: Tree) -> Iterator[Checked]:
         """Check a tree, some leaves at a time.
@@ -86,10 +85,10 @@ class Checker:
         Raises:
             Rejected: a leaf does not hold, or the tree is malformed.
         """
-        inputs = self._cases[tree.case].inputs
+        inputs = self.inputs_of(tree.case)
         self._accept(tree)
         walk = leaves(tree, inputs.lower, inputs.upper, self.program.neuron_count)
-        most, done = max(1, min(_MOST_LEAVES, _MOST_NUMBERS // self._widest)), 0
+        most, done = max(1, min(_MOST_LEAVES, _MOST_NUMBERS // self.program.widest)), 0
         while some := list(islice(walk, most)):
             margins = self.margins(tree, some)
             wrong = np.flatnonzero(~(margins > 0.0))
@@ -144,17 +143,20 @@ class Checker:
         """
         clauses = [self._cases[tree.case].clauses[k] for k in tree.clauses.tolist()]
         found = np.empty(len(some))
-        plain = [k for k, leaf in enumerate(some) if leaf.box > 0 and not leaf.splits and leaf.slopes < 0]
-        if plain:
-            lower, upper = (np.stack([getattr(some[k], end) for k in plain]) for end in ("lower", "upper"))
-            inputs = self._cases[tree.case].inputs
-            found[plain] = self._clauses(self.bounder.enclose(lower, upper, inputs=inputs), clauses)
-        others: dict[tuple[int, bool], list[int]] = {}
-        for k in sorted(set(range(len(some))) - set(plain)):
-            others.setdefault((some[k].box, some[k].slopes < 0), []).append(k)
-        for own in others.values():
-            found[own] = self._clauses(self._divided(tree, [some[k] for k in own]), clauses)
+        alike: dict[tuple[int, bool] | None, list[int]] = {}  # None: boxes of their own, with nothing given
+        for k, leaf in enumerate(some):
+            plain = leaf.box > 0 and not leaf.splits and leaf.slopes < 0
+            alike.setdefault(None if plain else (leaf.box, leaf.slopes < 0), []).append(k)
+        for key, places in alike.items():
+            own = [some[k] for k in places]
+            domain = self._boxes(tree.case, own) if key is None else self._divided(tree, own)
+            found[places] = self._clauses(domain, clauses)
         return found
+
+    def _boxes(self, case: int, own: list[Leaf]) -> Domain:
+        """The boxes of leaves as subdomains."""
+        lower, upper = (np.stack([getattr(leaf, end) for leaf in own]) for end in ("lower", "upper"))
+        return self.bounder.enclose(lower, upper, inputs=self.inputs_of(case))
 
     def _clauses(self, domain: Domain, clauses: list[Clause]) -> np.ndarray:
         """The worst clause's margin on each of a domain's subdomains, [B]."""
@@ -175,7 +177,7 @@ class Checker:
 
     def _enclosed(self, case: int, lower: np.ndarray, upper: np.ndarray) -> Domain:
         """Bounds over a box of a case, kept for the leaves to come."""
-        known, inputs = self._known, self._cases[case].inputs
+        known, inputs = self._known, self.inputs_of(case)
         same = known is not None and known[0] == case
         if known is None or not (same and np.array_equal(known[1], lower) and np.array_equal(known[2], upper)):
             whole = np.array_equal(lower, inputs.lower) and np.array_equal(upper, inputs.upper)
@@ -200,6 +202,5 @@ class Checker:
             raise Rejected(f"a leaf asks for row {rows.max()} of {len(tree.slopes)} of slopes")
         # Leaves with default slopes come alone, so that the others all have a row.
         slopes = self.bounder.slopes(domain, tree.free, tree.slopes[rows]) if rows.min() >= 0 else {}
-        parts = {n: slice(f, f + self.program.steps[n].size) for n, f in self.program.first_neuron.items()}
-        split = {n: sign[:, part] for n, part in parts.items() if sign[:, part].any()}
-        return divided(domain, split, slopes, {n: beta[:, parts[n]] for n in split})
+        split = {n: sign[:, part] for n, part in self.program.neurons.items() if sign[:, part].any()}
+        return divided(domain, split, slopes, {n: beta[:, self.program.neurons[n]] for n in split})

@@ -42,6 +42,11 @@ class Growing:
         return self.children
 
 
+def one_leaf(case: int, clauses: np.ndarray) -> Tree:
+    """The tree of a box that is not split, with default slopes."""
+    return grown(Growing(), case, clauses, np.zeros(0))
+
+
 def grown(root: Growing, case: int, clauses: np.ndarray, free: np.ndarray) -> Tree:
     """The tree of a finished `root`; `free` are the neurons whose slopes its leaves give."""
     kind, number, at, leaf = [], [], [], []

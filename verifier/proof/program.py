@@ -6,7 +6,7 @@ the same inputs by at most gamma_R (|W| |x| + magnitude), in any summation order
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -61,6 +61,17 @@ class Step:
         return tuple(abs(part) for part in self.parts)
 
     @cached_property
+    def largest(self) -> float:
+        """The largest |coefficient|."""
+        entries = (size if isinstance(size, np.ndarray) else size.data for size in self.sizes)
+        return max((float(np.max(e, initial=0.0)) for e in entries), default=0.0)
+
+    @cached_property
+    def most_met(self) -> int:
+        """Of a maximum, most results that one number of the source may be."""
+        return int(np.bincount(np.asarray(self.groups).reshape(-1)).max())
+
+    @cached_property
     def row_terms(self) -> int:
         """Most products behind one result."""
         return sum(_most(part, 1) for part in self.parts)
@@ -93,19 +104,15 @@ class Program:
         self.steps: dict[str, Step] = {name: self._step(node) for name, node in graph.nodes.items()}
         self.inputs, self.outputs = graph.inputs, graph.outputs
         self.readers = {name: len(found) for name, found in graph.consumers().items()}
-        #: What functions of one number read, in evaluation order: the neurons that proofs number and split.
-        read = [s.sources[0] for s in self.steps.values() if s.alpha is not None or s.curve is not None]
-        self.split_nodes = tuple(dict.fromkeys(read))
-        self.first_neuron = dict(zip(self.split_nodes, self._starts(), strict=True))
-
-    @property
-    def neuron_count(self) -> int:
-        """Neurons that a proof can name."""
-        return sum(self.steps[name].size for name in self.split_nodes)
-
-    def _starts(self) -> list[int]:
-        sizes = [self.steps[name].size for name in self.split_nodes]
-        return [sum(sizes[:k]) for k in range(len(sizes))]
+        self.widest = max(s.size for s in self.steps.values())
+        self.curved = frozenset(s.sources[0] for s in self.steps.values() if s.curve is not None)
+        #: What functions of one number read, in evaluation order: the neurons that proofs split, and their numbers.
+        self.neurons: dict[str, slice] = {}
+        self.neuron_count = 0
+        for step in self.steps.values():
+            if (step.alpha is not None or step.curve is not None) and step.sources[0] not in self.neurons:
+                first, self.neuron_count = self.neuron_count, self.neuron_count + step.size
+                self.neurons[step.sources[0]] = slice(first, self.neuron_count)
 
     def _step(self, node: Node) -> Step:
         if node.op == "Input":
@@ -127,7 +134,7 @@ class Program:
             size = np.maximum(per_number(node, magnitude(node)), size)
         step = Step(node.name, node.size, node.inputs, parts, added, size)
         share, least = self._rounding(node, step.row_terms)
-        return Step(node.name, node.size, node.inputs, parts, added, size, share, least)
+        return replace(step, share=share, least=least)
 
     def _rounding(self, node: Node, terms: int) -> tuple[float, float]:
         """(share, least) of a linear step."""

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from verifier.bounds.native_engine import NativeEngine
 from verifier.outcome import Soundness
-from verifier.proof.by_inputs import input_tree
+from verifier.proof.by_inputs import held, input_tree
 from verifier.proof.by_neurons import NeuronProver
 from verifier.proof.check import Checker
 from verifier.proof.format import NeuronRows, Tree
-from verifier.proof.growth import Growing, NotProved, grown
-from verifier.proof.tree import Rejected
+from verifier.proof.growth import NotProved, one_leaf
 from verifier.run import Run
 from verifier.search.strategy import FEW_INPUTS, make_engine
 from verifier.settings import Settings
@@ -21,7 +18,7 @@ from verifier.spec.groups import group_cases
 from verifier.spec.query import Query
 
 
-def parts(query: Query, settings: Settings, run: Run) -> Iterator[Tree | NeuronRows]:
+def parts(query: Query, settings: Settings, soundness: Soundness, run: Run) -> Iterator[Tree | NeuronRows]:
     """What proves a query, case after case: bounds of neurons, and trees that rest on them.
 
     Raises:
@@ -31,7 +28,6 @@ def parts(query: Query, settings: Settings, run: Run) -> Iterator[Tree | NeuronR
     groups = group_cases(query.problem)
     if not groups:
         return
-    soundness = Soundness.REAL_ARITHMETIC if query.problem.exact_real else settings.soundness_level
     checker = Checker(query, soundness)
     engine = make_engine(query, groups, settings, soundness, run)
     for group in groups:
@@ -40,20 +36,10 @@ def parts(query: Query, settings: Settings, run: Run) -> Iterator[Tree | NeuronR
             if few:
                 yield input_tree(checker, engine, group.only(index), run)
                 continue
-            whole = grown(Growing(), int(group.case[index]), checker.clauses_of(int(group.case[index])), np.zeros(0))
-            if holds(checker, whole):
-                yield whole
+            case = int(group.case[index])
+            if held(checker, case, group.lower[[index]], group.upper[[index]])[0]:
+                yield one_leaf(case, checker.clauses_of(case))
             elif isinstance(engine, NativeEngine):
                 yield from NeuronProver(checker, engine, group.only(index), run).parts()
             else:
                 raise NotProved("splitting neurons needs the compiled engine, which does not cover this network")
-
-
-def holds(checker: Checker, tree: Tree) -> bool:
-    """Whether a tree is a proof as it stands."""
-    try:
-        for _ in checker.check(tree):
-            pass
-    except Rejected:
-        return False
-    return True
